@@ -1,0 +1,302 @@
+"""The whole job as one object: labels and templates to embeddings, images to embeddings, both to results."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipzs import defaults, images, labels, prompts, stream, templates
+from clipzs.embed import Progress, label_embeddings
+from clipzs.errors import ImageError, ModelError, UsageProblem
+from clipzs.paths import Found
+from clipzs.resolve import ModelSpec, resolve, resolve_default
+from clipzs.results import Result, Score
+from clipzs.score import Array, ScoreKind, scores, sum_groups
+from clipzs.store import LabelStore, key
+
+if TYPE_CHECKING:
+    from clipzs.encoder import Encoder
+
+log = logging.getLogger("clipzs")
+
+ImageLike = Union[str, "PathLike[str]", Image.Image, "NDArray[Any]", Found]
+SCORE_KINDS: tuple[ScoreKind, ...] = ("softmax", "sigmoid", "cosine")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to classify; every field has the default of the command line.
+
+    Attributes:
+        model: a preset, NAME[:TAG], `hf-hub:…` or `local-dir:…`; None is the default model, or the
+            embedded one where the default cannot be had.
+        pretrained: a tag or a checkpoint file.
+        templates: names or files of template sets.
+        template: single templates, joined to the sets.
+        context: appended to every prompt, e.g. "a type of flower".
+        score: "softmax", "sigmoid" (SigLIP-type models only) or "cosine".
+        top_k: how many labels to keep per image; None keeps all.
+        by_group: add up the probabilities of each label group.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto", "fp32", "bf16" or "fp16".
+        batch_size: images per forward pass.
+        max_megapixels: larger images are refused.
+        cache: keep label embeddings between runs.
+        cache_dir: where; None is the user's cache folder.
+        prompts_dir: the user's own template sets; None is the user's config folder.
+        quick_gelu: the activation of a checkpoint file, where it is not the architecture's usual one.
+        allow_pickle: take .bin weights where there are no safetensors.
+    """
+
+    model: str | None = None
+    pretrained: str | None = None
+    templates: Sequence[str] = ()
+    template: Sequence[str] = ()
+    context: str = ""
+    score: ScoreKind = "softmax"
+    top_k: int | None = None
+    by_group: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = defaults.BATCH_SIZE
+    max_megapixels: float = defaults.MAX_MEGAPIXELS
+    cache: bool = True
+    cache_dir: Path | None = None
+    prompts_dir: Path | None = None
+    quick_gelu: bool | None = None
+    allow_pickle: bool = False
+
+
+class Classifier:
+    """Zero-shot image classification among labels given in words.
+
+    >>> from clipzs import Classifier
+    >>> classifier = Classifier(["cat", "dog"], model="tiny")  # doctest: +SKIP
+    >>> for result in classifier.classify(["examples/cat.jpg"]):  # doctest: +SKIP
+    ...     print(result.path, result.label, result.score)
+
+    Labels, templates and names are checked at once; weights are loaded when the first image needs them.
+    """
+
+    def __init__(
+        self,
+        labels: Iterable[str | labels.Label] | Path,
+        *,
+        options: Options | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> None:
+        """Set up.
+
+        Args:
+            labels: words, `Label`s with aliases, prompts or groups, or the path of a labels file.
+            options: how to classify.
+            progress: called with (done, total) while prompts are encoded.
+            settings: fields of `Options`, in place of `options`. `templates` may also be one
+                string, and may hold templates ("a photo of a <>") as well as names of sets.
+
+        Raises:
+            LabelsError: too few labels, or an empty or duplicate one.
+            TemplatesError: an unknown or malformed template set.
+            UsageProblem: options that contradict each other.
+        """
+        self.options = _checked(options or _options(settings))
+        self.labels = _labels(labels, least=2 if self.options.score == "softmax" else 1)
+        if self.options.by_group and not any(label.group for label in self.labels):
+            raise UsageProblem("--by-group needs labels with a group", hint="give them `group:` in a YAML labels file")
+        self._progress = progress
+        chosen = templates.chosen(
+            self.options.templates, self.options.template, self.options.context, self.options.prompts_dir
+        )
+        self.prompts = [prompts.expand(label, chosen) for label in self.labels]
+        self.prompts_encoded = 0
+
+    @cached_property
+    def model(self) -> ModelSpec:
+        """The model, found on this machine or downloaded.
+
+        Raises:
+            UnknownModel, ModelUnavailable, ModelError: as `resolve` says.
+        """
+        options = self.options
+        if options.model is None:
+            spec, reason = resolve_default()
+            if reason:
+                log.warning(reason)
+            return spec
+        return resolve(
+            options.model, options.pretrained, quick_gelu=options.quick_gelu, allow_pickle=options.allow_pickle
+        )
+
+    @cached_property
+    def config(self) -> str:
+        """Short hash of everything that determines the numbers; results that share it can be compared."""
+        named = [(label.name, label.group, list(texts)) for label, texts in zip(self.labels, self.prompts, strict=True)]
+        options = self.options
+        return key(self.model.digest, self.encoder.precision, options.score, options.by_group, named).hex()[:12]
+
+    @cached_property
+    def encoder(self) -> "Encoder":
+        """The model itself; its towers are loaded as they are needed."""
+        from clipzs.towers import OpenClipEncoder
+
+        return OpenClipEncoder(self.model, device=self.options.device, precision=self.options.precision)
+
+    @cached_property
+    def label_vectors(self) -> Array:
+        """float32 [c, d], rows of length 1, one per label.
+
+        Logs a warning for labels the model cannot tell apart and for prompts it must cut.
+        """
+        if self.options.score == "sigmoid" and self.encoder.logit_bias is None:
+            raise UsageProblem(
+                f"{self.model.name} was not trained for sigmoid scores (it has no logit bias)",
+                hint="use --score softmax, or a SigLIP-type model such as --model multilingual",
+            )
+        options = self.options
+        folder = (options.cache_dir or defaults.cache_dir()) if options.cache else None
+        store = LabelStore(folder, self.model.name, self.model.digest)
+        embedded, self.prompts_encoded = label_embeddings(
+            self.prompts, self.encoder, store, digest=self.model.digest, progress=self._progress
+        )
+        alike: dict[bytes, list[str]] = {}
+        for label, one in zip(self.labels, embedded, strict=True):
+            alike.setdefault(one.tokens, []).append(label.name)
+            if one.longest > self.model.context_length:
+                log.warning(
+                    "a prompt of label %r has %d tokens, %s reads %d: the end was cut",
+                    label.name,
+                    one.longest,
+                    self.model.name,
+                    self.model.context_length,
+                )
+        for names in alike.values():
+            if len(names) > 1:
+                log.warning("the model reads these labels as the same text: %s; their score is split", ", ".join(names))
+        return np.stack([one.vector for one in embedded])
+
+    def classify(self, images: Iterable[ImageLike] | ImageLike) -> Iterator[Result]:
+        """One result per image, in order, as batches are done.
+
+        Args:
+            images: paths, PIL images, or arrays [height, width], [height, width, 3] or
+                [height, width, 4] (uint8, or float in [0, 1]); or one of these.
+
+        Yields:
+            Results. An image that cannot be read has `error` set and costs no other anything.
+        """
+        if isinstance(images, (str, PathLike, Image.Image, np.ndarray, Found)):
+            images = [images]
+        for batch in self.batches(images):
+            yield from batch
+
+    def batches(self, images: Iterable[ImageLike], *, live: bool = False) -> Iterator[list[Result]]:
+        """As `classify`, a batch at a time; `live` hands over what is there instead of filling batches."""
+        _ = self.model  # found, or refused, before any image is opened
+        numbered = enumerate(images)
+        for batch in stream.batches(numbered, self._decoded, size=self.options.batch_size, live=live):
+            yield self._results(batch)
+
+    def _decoded(self, numbered: tuple[int, ImageLike]) -> tuple[str, Array | str]:
+        """(name, pixels float32 [3, height, width]) or (name, reason why there are none)."""
+        number, image = numbered
+        name = f"image-{number}"
+        try:
+            if isinstance(image, Found):
+                name = image.path
+                if image.error:
+                    return name, image.error
+            elif isinstance(image, (str, PathLike)):
+                name = fspath(image)
+            return name, self.model.preprocess(self._opened(image))
+        except ImageError as error:
+            return name, str(error)
+
+    def _opened(self, image: ImageLike) -> Image.Image:
+        if isinstance(image, Image.Image):
+            return images.upright_rgb(image)
+        if isinstance(image, np.ndarray):
+            return images.upright_rgb(_from_array(image))
+        path = image.path if isinstance(image, Found) else fspath(image)
+        return images.read_image(path, max_megapixels=self.options.max_megapixels)
+
+    def _results(self, batch: Sequence[tuple[str, Array | str]]) -> list[Result]:
+        pixels = [one for _, one in batch if not isinstance(one, str)]
+        rows = iter(self._scored(np.stack(pixels)) if pixels else ())
+        config = self.config if pixels else ""
+        return [
+            Result(name, error=one, model=self.model.name, config=config)
+            if isinstance(one, str)
+            else Result(name, next(rows), model=self.model.name, config=config)
+            for name, one in batch
+        ]
+
+    def _scored(self, pixels: Array) -> list[tuple[Score, ...]]:
+        """float32 [b, 3, height, width] → the kept scores of each image, best first; ties in label order."""
+        vectors = self.label_vectors
+        embedded = self.encoder.encode_images(pixels)
+        if not np.isfinite(embedded).all():
+            raise ModelError(
+                f"{self.model.name} gives numbers that are not finite", hint="try --precision fp32, or other weights"
+            )
+        table = scores(
+            embedded,
+            vectors,
+            kind=self.options.score,
+            scale=self.encoder.logit_scale,
+            bias=self.encoder.logit_bias,
+        )
+        names = [label.name for label in self.labels]
+        if self.options.by_group:
+            table, names = sum_groups(table, [label.group or label.name for label in self.labels])
+        order = np.argsort(-table, axis=1, kind="stable")[:, : self.options.top_k]
+        return [tuple(Score(names[c], float(row[c])) for c in ranked) for row, ranked in zip(table, order, strict=True)]
+
+
+def _options(settings: dict[str, Any]) -> Options:
+    """Options from keyword arguments; `templates` may mix sets and templates there."""
+    given = settings.pop("templates", ())
+    given = [given] if isinstance(given, (str, PathLike)) else list(given)
+    texts = [fspath(one) for one in given]
+    is_template = [any(mark in text for mark in ("<>", "{}", "{c}")) for text in texts]
+    single = [text for text, yes in zip(texts, is_template, strict=True) if yes]
+    sets = [text for text, yes in zip(texts, is_template, strict=True) if not yes]
+    return Options(templates=sets, template=[*single, *settings.pop("template", ())], **settings)
+
+
+def _checked(options: Options) -> Options:
+    if options.score not in SCORE_KINDS:
+        raise UsageProblem(f"unknown score {options.score!r}", hint=f"--score takes {', '.join(SCORE_KINDS)}")
+    if options.by_group and options.score != "softmax":
+        raise UsageProblem("--by-group adds up probabilities", hint="leave --score at softmax")
+    if options.pretrained and options.model is None:
+        raise UsageProblem("--pretrained needs the architecture", hint="name it: --model ViT-B-32 --pretrained …")
+    if options.top_k is not None and options.top_k < 1:
+        raise UsageProblem("--top-k must be at least 1")
+    if options.batch_size < 1:
+        raise UsageProblem("--batch-size must be at least 1")
+    return options
+
+
+def _labels(given: Iterable[str | labels.Label] | Path, *, least: int) -> tuple[labels.Label, ...]:
+    if isinstance(given, Path):
+        return labels.checked(labels.read(given), least=least)
+    if isinstance(given, str):
+        given = labels.split_commas(given)
+    return labels.checked([labels.Label(one.strip()) if isinstance(one, str) else one for one in given], least=least)
+
+
+def _from_array(array: "NDArray[Any]") -> Image.Image:
+    if array.dtype.kind == "f":
+        array = np.clip(np.rint(array * 255.0), 0, 255).astype(np.uint8)
+    try:
+        return Image.fromarray(array)
+    except (TypeError, ValueError) as error:
+        raise ImageError(f"an array of shape {array.shape} and type {array.dtype} is not an image") from error

@@ -1,0 +1,118 @@
+"""The `clipzs` command: options in, one call, results out, an exit code. No torch is imported here."""
+
+import os
+import sys
+from contextlib import suppress
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from clipzs import __version__
+from clipzs.cli import cache, classify, models, prompts
+from clipzs.cli.narration import explain, say
+from clipzs.errors import INTERRUPTED, ClipzsError
+
+HELP = """Zero-shot image classification: name classes in words, point at images, get scores.
+
+    clipzs classify photo.jpg --labels cat,dog
+
+    clipzs classify photos/ --labels-file labels.yaml -o scores.jsonl
+
+    find . -name '*.jpg' -print0 | clipzs classify -0 --labels cat,dog --json | jq .label
+"""
+
+
+class Commands(TyperGroup):
+    """The one place where failures become a line on standard error and an exit code."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run, and exit with the code the README promises."""
+        code = self._code(*args, **extra)
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+    def _code(self, *args: Any, **extra: Any) -> int:
+        try:
+            return super().main(*args, standalone_mode=False, **extra) or 0
+        except ClipzsError as error:
+            explain(error)
+            return error.exit_code
+        except typer.TyperException as error:  # usage: an unknown option, a wrong value
+            message = error.format_message()
+            if message:
+                say(" ".join(message.split()), kind="error")
+                context = getattr(error, "ctx", None)
+                say(f"see `{context.command_path if context else 'clipzs'} --help`", kind="hint")
+            return error.exit_code
+        except typer.Abort:
+            return INTERRUPTED
+        except BrokenPipeError:  # the reader has seen enough (| head)
+            _drop_stdout()
+            return 0
+
+
+def _drop_stdout() -> None:
+    """Whatever is still buffered for the closed pipe goes nowhere, instead of failing again at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clipzs {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=Commands,
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take --version."""
+
+
+app.command("classify")(classify.classify)
+app.add_typer(prompts.app, name="prompts")
+app.add_typer(models.app, name="models")
+app.add_typer(cache.app, name="cache")
+
+
+def main() -> NoReturn:
+    """Entry point of the command.
+
+    Leaves without the interpreter's own shutdown: with torch loaded that takes half a second, and it
+    would wait for a thread that is still opening a pipe nobody writes to.
+    """
+    with suppress(AttributeError):  # Windows consoles are not always UTF-8
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    code = INTERRUPTED
+    try:
+        app(prog_name="clipzs")
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt:
+        pass
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+    except OSError as error:
+        say(f"standard output: cannot be written: {error.strerror}", kind="error")
+        code = code or 1
+    with suppress(OSError):
+        sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,116 @@
+"""What a person reads besides results: warnings, notes and progress, all on standard error."""
+
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from clipzs.errors import ClipzsError
+
+
+def say(text: str, *, kind: str = "note") -> None:
+    """One line on standard error, with nothing in it that a terminal would obey."""
+    from clipzs.paths import printable
+
+    if sys.stderr is not None:
+        try:
+            sys.stderr.write(f"{kind}: {printable(text)}\n")
+            sys.stderr.flush()
+        except OSError:  # standard error is closed or full; there is nowhere left to say so
+            return
+
+
+def explain(error: ClipzsError) -> None:
+    """An error as one line, and its hint as another."""
+    say(str(error), kind="error")
+    if error.hint:
+        say(error.hint, kind="hint")
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage(), kind="warning" if record.levelno >= logging.WARNING else "note")
+
+
+def set_up(*, quiet: bool, verbose: bool) -> None:
+    """Send clipzs' own messages to standard error; keep the libraries' to themselves unless asked."""
+    log = logging.getLogger("clipzs")
+    log.handlers = [_Handler()]
+    log.propagate = False
+    log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.WARNING)
+    if verbose:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+    else:
+        logging.getLogger().handlers = [logging.NullHandler()]
+        warnings.simplefilter("ignore")
+    _quiet_downloads(quiet or not sys.stderr.isatty())
+
+
+def _quiet_downloads(quiet: bool) -> None:
+    import os
+
+    if quiet:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+class Progress:
+    """A bar on standard error while a terminal is there to show it; otherwise nothing."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self.enabled = enabled and sys.stderr.isatty()
+        self._bar: Any = None
+        self._images: Any = None
+        self._prompts: Any = None
+
+    @contextmanager
+    def shown(self, count: Callable[[], int] | None) -> Iterator["Progress"]:
+        """Show the bar. `count` finds the number of images meanwhile, on a thread; None where it cannot be known."""
+        with self._live() as self._bar:
+            if self._bar is not None:
+                self._images = self._bar.add_task("images", total=None)
+                if count is not None:
+                    threading.Thread(target=self._count, args=(count,), daemon=True).start()
+            yield self
+
+    def _live(self) -> AbstractContextManager[Any]:
+        if not self.enabled:
+            return nullcontext()
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Any) -> Text:
+                return Text(f"{task.speed or 0:.1f}/s")
+
+        return Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+
+    def _count(self, count: Callable[[], int]) -> None:
+        total = count()
+        self._bar.update(self._images, total=total)
+
+    def advance(self, images: int) -> None:
+        """So many more images are done."""
+        if self._bar is not None:
+            self._bar.advance(self._images, images)
+
+    def prompts(self, done: int, total: int) -> None:
+        """So many prompts are encoded; shown only while it takes noticeable time."""
+        if self._bar is None:
+            return
+        if self._prompts is None:
+            self._prompts = self._bar.add_task("prompts", total=total)
+        self._bar.update(self._prompts, completed=done, visible=done < total)

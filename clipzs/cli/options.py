@@ -1,0 +1,174 @@
+"""The options that commands share, declared once. Each can also be given as CLIPZS_<NAME>."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from clipzs import defaults
+
+IMAGES, LABELS, PROMPTS, MODEL, SCORES, OUTPUT = (
+    "Images",
+    "Labels",
+    "Prompts",
+    "Model",
+    "Scores",
+    "Output",
+)
+
+
+def option(*flags: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    """An option that can also be set in the environment, under the name of its first long flag."""
+    return typer.Option(*flags, help=help, envvar=env_name(flags), rich_help_panel=panel, **more)
+
+
+def repeated(*flags: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    """A repeatable option; its environment variable holds one value a line (spaces belong to values)."""
+    name = env_name(flags)
+    return typer.Option(
+        *flags,
+        help=f"{help} Repeatable. \\[env var: {name}, one a line]",
+        default_factory=_lines_of(name),
+        show_default=False,
+        rich_help_panel=panel,
+        **more,
+    )
+
+
+def env_name(flags: tuple[str, ...]) -> str:
+    """CLIPZS_ and the first long flag in capitals."""
+    long = next(flag for flag in flags if flag.startswith("--"))
+    return "CLIPZS_" + long.split("/")[0].strip("-").upper().replace("-", "_")
+
+
+def _lines_of(name: str) -> Callable[[], list[str]]:
+    return lambda: [line for line in os.environ.get(name, "").splitlines() if line]
+
+
+Paths = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PATHS", help="Images and folders; - reads a list of paths from standard input."),
+]
+FilesFrom = Annotated[
+    list[str], repeated("--files-from", metavar="FILE", help="A file that lists paths, one a line.", panel=IMAGES)
+]
+Null = Annotated[bool, option("--null", "-0", help="Lists are separated by NUL bytes (find -print0).", panel=IMAGES)]
+Recursive = Annotated[
+    bool, option("--recursive/--no-recursive", help="Look into folders inside folders.", panel=IMAGES)
+]
+Exclude = Annotated[
+    list[str], repeated("--exclude", metavar="GLOB", help="Leave out what matches, inside folders.", panel=IMAGES)
+]
+MaxMegapixels = Annotated[
+    float, option("--max-megapixels", min=0.0, help="Refuse larger images before decoding them.", panel=IMAGES)
+]
+
+LabelsCsv = Annotated[
+    list[str],
+    repeated("--labels", metavar="A,B", help='Labels, comma-separated; CSV quotes keep a comma: \'"salt, pepper",x\'.',
+             panel=LABELS),
+]  # fmt: skip
+LabelOne = Annotated[
+    list[str], repeated("--label", "-l", metavar="TEXT", help="One label; may hold commas.", panel=LABELS)
+]
+LabelsFile = Annotated[
+    list[str],
+    repeated(
+        "--labels-file",
+        metavar="FILE",
+        help="Labels of a .txt (one a line), .csv, .json or .yaml file (aliases, prompts, groups).",
+        panel=LABELS,
+    ),
+]
+
+Templates = Annotated[
+    list[str],
+    repeated(
+        "--templates",
+        "-t",
+        metavar="NAME|FILE",
+        help=f"A prompt-template set; `{defaults.TEMPLATES}` unless given. See `clipzs prompts list`.",
+        panel=PROMPTS,
+    ),
+]
+Template = Annotated[
+    list[str],
+    repeated("--template", metavar="TEXT", help='One template, e.g. "a photo of a <>".', panel=PROMPTS),
+]
+Context = Annotated[
+    str, option("--context", metavar="TEXT", help='Appended to every prompt, e.g. "a type of flower".', panel=PROMPTS)
+]
+PromptsDir = Annotated[
+    Path | None,
+    option("--prompts-dir", metavar="DIR", help="Folder of your own template sets (YAML).", panel=PROMPTS),
+]
+
+Model = Annotated[
+    str | None,
+    option(
+        "--model",
+        "-m",
+        metavar="NAME[:TAG]",
+        help=f"A preset (tiny, fast, balanced, best, multilingual), any open_clip model, hf-hub:ORG/REPO or "
+        f"local-dir:PATH. Unless given: {defaults.MODEL}, or `tiny` where that cannot be had.",
+        panel=MODEL,
+    ),
+]
+Pretrained = Annotated[
+    str | None, option("--pretrained", metavar="TAG|FILE", help="Weights for --model: a tag or a file.", panel=MODEL)
+]
+QuickGelu = Annotated[
+    bool | None,
+    option("--quick-gelu/--no-quick-gelu", help="The activation of a weights file; tags know theirs.", panel=MODEL),
+]
+AllowPickle = Annotated[
+    bool,
+    option("--allow-pickle", help="Take .bin weights where there are no safetensors (weights-only).", panel=MODEL),
+]
+Device = Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=MODEL)]
+Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], option("--precision", help="auto is fp32.", panel=MODEL)]
+BatchSize = Annotated[int, option("--batch-size", "-b", min=1, help="Images per forward pass.", panel=MODEL)]
+CacheDir = Annotated[
+    Path | None, option("--cache-dir", metavar="DIR", help="Where label embeddings are kept.", panel=MODEL)
+]
+Cache = Annotated[bool, option("--cache/--no-cache", help="Keep label embeddings between runs.", panel=MODEL)]
+
+Score = Annotated[
+    Literal["softmax", "sigmoid", "cosine"],
+    option(
+        "--score",
+        help="softmax shares one probability among the labels; sigmoid gives each its own (SigLIP-type "
+        "models); cosine is the similarity itself.",
+        panel=SCORES,
+    ),
+]
+TopK = Annotated[
+    int | None,
+    option(
+        "--top-k", "-k", min=1, help="Labels per image. Unless given: table 5, tsv and csv 1, json all.", panel=SCORES
+    ),
+]
+ByGroup = Annotated[bool, option("--by-group", help="Add up the probabilities of each label group.", panel=SCORES)]
+
+Format = Annotated[
+    Literal["table", "json", "jsonl", "csv", "tsv", "label"] | None,
+    option(
+        "--format",
+        "-f",
+        help="Unless given: by the suffix of -o, else table on a terminal and tsv in a pipe.",
+        panel=OUTPUT,
+    ),
+]
+Json = Annotated[bool, option("--json", help="Short for --format jsonl: one JSON object per image.", panel=OUTPUT)]
+OutputFile = Annotated[
+    str | None, option("--output", "-o", metavar="FILE", help="Write there instead of standard output.", panel=OUTPUT)
+]
+Log = Annotated[
+    Path | None,
+    option("--log", metavar="FILE", help="Write a JSON of what made these results: versions, model, prompts, counts.",
+           panel=OUTPUT),
+]  # fmt: skip
+Quiet = Annotated[bool, option("--quiet", "-q", help="Errors only: no progress, no warnings.", panel=OUTPUT)]
+Verbose = Annotated[bool, option("--verbose", "-v", help="Say more, the libraries' messages too.", panel=OUTPUT)]

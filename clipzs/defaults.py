@@ -1,0 +1,27 @@
+"""Every default in one place: the model, the template set, limits and folders."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+MODEL = "ViT-B-32-256:datacomp_s34b_b86k"
+TEMPLATES = "default"
+BATCH_SIZE = 32
+TEXT_BATCH_SIZE = 256
+TABLE_TOP_K = 5
+
+MAX_MEGAPIXELS = 178.0  # about Pillow's own limit against decompression bombs
+NETWORK_TIMEOUT_S = 4.0  # how long to look for a network before saying there is none
+
+
+def cache_dir() -> Path:
+    """Folder of the text cache: CLIPZS_CACHE_DIR, or the platform's user cache."""
+    return Path(os.environ.get("CLIPZS_CACHE_DIR") or platformdirs.user_cache_dir("clipzs", appauthor=False))
+
+
+def prompts_dir() -> Path:
+    """Folder of the user's own template sets: CLIPZS_PROMPTS_DIR, or the platform's user config."""
+    return Path(
+        os.environ.get("CLIPZS_PROMPTS_DIR") or platformdirs.user_config_path("clipzs", appauthor=False) / "prompts"
+    )

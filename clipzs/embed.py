@@ -1,0 +1,67 @@
+"""Prompts → label embeddings: from the store where it has them, through the text tower where it has not."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from clipzs import defaults
+from clipzs.encoder import Encoder, Tokens
+from clipzs.score import Array, average
+from clipzs.store import LabelEmbedding, LabelStore, key
+
+Progress = Callable[[int, int], None]
+
+
+def label_embeddings(
+    prompts: Sequence[Sequence[str]],
+    encoder: Encoder,
+    store: LabelStore,
+    *,
+    digest: str,
+    progress: Progress | None = None,
+) -> tuple[list[LabelEmbedding], int]:
+    """The embedding of each label, and how many prompts had to be encoded for it.
+
+    Args:
+        prompts: the texts of each of the c labels, as `prompts.expand` gives them.
+        encoder: its text tower is loaded only if some label is not in the store.
+        store: where finished labels are looked up and kept.
+        digest: of the model, so that no other model's embedding is taken for this one's.
+        progress: called with the prompts done and their number.
+    """
+    keys = [key(digest, encoder.precision, list(texts)) for texts in prompts]
+    known = store.get(keys)
+    missing = {k: texts for k, texts in zip(keys, prompts, strict=True) if k not in known}
+    fresh = _encoded(missing, encoder, progress) if missing else {}
+    store.put(fresh)
+    return [known[k] if k in known else fresh[k] for k in keys], sum(len(texts) for texts in missing.values())
+
+
+def _encoded(
+    labels: dict[bytes, Sequence[str]], encoder: Encoder, progress: Progress | None
+) -> dict[bytes, LabelEmbedding]:
+    texts = list(dict.fromkeys(text for texts in labels.values() for text in texts))  # labels may share prompts
+    row = {text: number for number, text in enumerate(texts)}
+    tokens = encoder.tokenize(texts)
+    vectors = _in_batches(tokens, encoder, progress)
+    fresh = {}
+    for k, own in labels.items():
+        rows = [row[text] for text in own]
+        digest = hashlib.sha256(np.ascontiguousarray(tokens.ids[rows])).digest()
+        fresh[k] = LabelEmbedding(average(vectors[rows]), digest, max(tokens.lengths[r] for r in rows))
+    return fresh
+
+
+def _in_batches(tokens: Tokens, encoder: Encoder, progress: Progress | None) -> Array:
+    """float32 [n, d]. Prompts of like length go together, so that each batch can be cut short."""
+    order = sorted(range(len(tokens.lengths)), key=tokens.lengths.__getitem__)
+    parts, size = [], defaults.TEXT_BATCH_SIZE
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        parts.append(encoder.encode_texts(Tokens(tokens.ids[rows], tuple(tokens.lengths[r] for r in rows))))
+        if progress:
+            progress(min(start + size, len(order)), len(order))
+    vectors = np.empty((len(order), parts[0].shape[1]), np.float32)
+    vectors[order] = np.concatenate(parts)
+    return vectors

@@ -1,0 +1,52 @@
+"""What the rest of clipzs needs of a model, whatever runs it. Arrays are numpy; nothing here imports torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipzs.score import Array
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Prompts as a model reads them.
+
+    Attributes:
+        ids: int64 [n, context length], cut and padded as the model was trained.
+        lengths: how many tokens each prompt has before any cut, start and end included.
+    """
+
+    ids: NDArray[np.int64]
+    lengths: tuple[int, ...]
+
+
+class Encoder(Protocol):
+    """A model, loaded tower by tower as it is needed."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu", "cuda", "cuda:1", "mps"."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: "fp32", "bf16" or "fp16"."""
+
+    @property
+    def logit_scale(self) -> float:
+        """exp of the learned log scale; unitless."""
+
+    @property
+    def logit_bias(self) -> float | None:
+        """The learned bias, of models trained with a sigmoid."""
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Texts → token ids; needs no tower."""
+
+    def encode_texts(self, tokens: Tokens) -> Array:
+        """Token ids → float32 [n, d], rows of length 1."""
+
+    def encode_images(self, pixels: Array) -> Array:
+        """float32 [b, 3, height, width], normalised → float32 [b, d], rows of length 1."""

@@ -1,0 +1,66 @@
+"""The failures a user can fix, and the exit codes they lead to.
+
+ClipzsError                 exit 1, something failed
+├── UsageProblem            exit 2, the request itself cannot be served
+│   ├── LabelsError         labels or a labels file
+│   ├── TemplatesError      prompt templates or a template file
+│   ├── UnknownModel        a model name or tag that does not exist
+│   └── DeviceError         a device or precision this machine lacks
+├── ModelError              weights that cannot be read or do not fit
+│   └── ModelUnavailable    weights neither on this machine nor downloadable
+├── ImageError              one image; becomes that image's error record
+└── OutputError             a result that cannot be written
+"""
+
+FAILED = 1
+USAGE = 2
+SOME_IMAGES_FAILED = 3
+INTERRUPTED = 130
+
+
+class ClipzsError(Exception):
+    """A failure with a cause the user can act on; `hint` is the next thing to try."""
+
+    exit_code = FAILED
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageProblem(ClipzsError):
+    """The options contradict each other or name something that does not exist."""
+
+    exit_code = USAGE
+
+
+class LabelsError(UsageProblem):
+    """Labels that are missing, empty, duplicate, or in a file that cannot be read."""
+
+
+class TemplatesError(UsageProblem):
+    """A template set that is unknown or malformed."""
+
+
+class UnknownModel(UsageProblem):
+    """A model name or pretrained tag that open_clip does not have."""
+
+
+class DeviceError(UsageProblem):
+    """A device or precision that does not exist here."""
+
+
+class ModelError(ClipzsError):
+    """Weights or a config that cannot be read, or do not belong together."""
+
+
+class ModelUnavailable(ModelError):
+    """Weights that are not on this machine and could not be downloaded."""
+
+
+class ImageError(ClipzsError):
+    """One image that cannot be read; the message is the image's error record."""
+
+
+class OutputError(ClipzsError):
+    """A result file that cannot be written."""

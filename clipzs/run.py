@@ -1,0 +1,128 @@
+"""One run: paths through a classifier into an output, with a count of everything."""
+
+import logging
+import platform
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from clipzs import __version__
+from clipzs.classifier import Classifier
+from clipzs.errors import ClipzsError, OutputError
+from clipzs.output import Output, write_whole
+from clipzs.paths import Selection
+from clipzs.writers import json_text
+
+REASONS_KEPT = 20
+
+logger = logging.getLogger("clipzs")
+
+
+class Run:
+    """Classify a selection into an output.
+
+    Attributes:
+        images: results written.
+        errors: of these, images that could not be read.
+        reasons: path and reason of the first of those.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    def __init__(
+        self, classifier: Classifier, selection: Selection, output: Output, *, log: Path | None = None
+    ) -> None:
+        self.classifier = classifier
+        self.selection = selection
+        self.output = output
+        self.log = log
+        self.images = self.errors = 0
+        self.reasons: list[tuple[str, str]] = []
+        self.interrupted = False
+        self._started = datetime.now(timezone.utc)
+        self._clock = time.monotonic()
+
+    def __call__(self, advance: Callable[[int], None]) -> None:
+        """Run to the end, to Ctrl-C, or to a failure; what was computed is written in every case.
+
+        Args:
+            advance: called with the number of images of each batch.
+
+        Raises:
+            ClipzsError: what made it fail.
+        """
+        try:
+            for batch in self.classifier.batches(self.selection.find(), live=self.selection.live):
+                self.output.write(batch)
+                self.images += len(batch)
+                failed = [(result.path, result.error) for result in batch if result.error is not None]
+                self.errors += len(failed)
+                self.reasons += failed[: REASONS_KEPT - len(self.reasons)]
+                advance(len(batch))
+        except KeyboardInterrupt:
+            self.interrupted = True
+        except OutputError:
+            raise
+        except ClipzsError as error:
+            if self.images:
+                self._finish(str(error))
+            raise
+        if self.images:
+            self._finish(None)
+
+    def _finish(self, failure: str | None) -> None:
+        facts = self._facts(failure)
+        self.output.close(facts)
+        if self.log is not None:
+            try:
+                write_whole(self.log, (json_text({**facts, **self._details()}) + "\n").encode())
+            except OSError as error:
+                raise OutputError(
+                    f"{self.log}: cannot be written: {error.strerror}", hint="name another --log"
+                ) from error
+        logger.debug("%d images in %.1f s on %s", self.images, facts["seconds"], facts["device"])
+
+    def _facts(self, failure: str | None) -> dict[str, Any]:
+        classifier = self.classifier
+        read_any = self.images > self.errors
+        return {
+            "clipzs": __version__,
+            "model": classifier.model.name,
+            "config": classifier.config if read_any else None,
+            "score": classifier.options.score,
+            "device": classifier.encoder.device if read_any else None,
+            "precision": classifier.encoder.precision if read_any else None,
+            "images": self.images,
+            "errors": self.errors,
+            "interrupted": self.interrupted,
+            "failure": failure,
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._clock, 3),
+        }
+
+    def _details(self) -> dict[str, Any]:
+        classifier = self.classifier
+        return {
+            "weights": {"source": classifier.model.source, "sha256": classifier.model.fingerprint},
+            "preprocess": vars(classifier.model.preprocess),
+            "labels": [
+                {"label": label.name, "group": label.group, "prompts": list(prompts)}
+                for label, prompts in zip(classifier.labels, classifier.prompts, strict=True)
+            ],
+            "prompts_encoded": classifier.prompts_encoded,
+            "logit_scale": classifier.encoder.logit_scale if self.images > self.errors else None,
+            "versions": {"python": platform.python_version(), **_versions()},
+            "platform": platform.platform(),
+        }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("torch", "open_clip_torch", "timm", "transformers", "numpy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,121 @@
+"""Results for people: bars for each image, and counts per label at the end."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from clipzs.paths import printable
+from clipzs.results import Result, Score
+
+BAR_WIDTH = 24
+LABEL_WIDTH = 40
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+class TableWriter:
+    """One block per image, as the batches come; a summary of several. Never wrapped, never cut.
+
+    `streams` is False: in a file, the blocks without their summary would be half a document.
+    """
+
+    streams = False
+
+    def __init__(self, stream: BinaryIO, *, colour: bool = False, cosine: bool = False) -> None:
+        self.stream = stream
+        self.cosine = cosine
+        self.counts: Counter[str] = Counter()
+        self.sums: Counter[str] = Counter()
+        self.errors = 0
+        self._buffer = _Buffer()
+        self._console = Console(
+            file=self._buffer,
+            force_terminal=colour,
+            no_color=not colour,
+            highlight=False,
+            color_system="standard" if colour else None,
+            width=10_000,
+        )
+
+    def write(self, batch: Sequence[Result]) -> None:
+        """The blocks of one batch."""
+        for result in batch:
+            self._line(Text(printable(result.path), style="bold"))
+            if result.error is not None:
+                self.errors += 1
+                self._line(Text(f"  {printable(result.error)}", style="red"))
+                continue
+            self.counts[result.label or ""] += 1
+            self.sums[result.label or ""] += result.score or 0.0
+            width = min(LABEL_WIDTH, max(cell_len(printable(one.label)) for one in result.scores))
+            for rank, one in enumerate(result.scores):
+                self._line(self._bar(one, width, best=rank == 0))
+        self._flush()
+
+    def close(self, run: Mapping[str, Any]) -> None:
+        """Counts per label, most frequent first, when there was more than one image."""
+        total = sum(self.counts.values())
+        if total + self.errors < 2:
+            return
+        self._line(Text())
+        width = max([len("label"), len("(not read)"), *(cell_len(printable(label)) for label in self.counts)])
+        mean = "mean cosine" if self.cosine else "mean score"
+        self._line(Text(f"{'label':<{width}}  {'images':>7}  {'share':>6}  {mean:>10}", style="bold"))
+        for label, count in self.counts.most_common():
+            mean_score = self._number(self.sums[label] / count)
+            name = set_cell_size(printable(label), width)
+            self._line(Text(f"{name}  {count:>7}  {count / total:>6.1%}  {mean_score:>10}"))
+        if self.errors:
+            self._line(Text(f"{'(not read)':<{width}}  {self.errors:>7}", style="red"))
+        self._flush()
+
+    def _bar(self, one: Score, width: int, *, best: bool) -> Text:
+        label = printable(one.label)
+        padded = label if cell_len(label) > width else set_cell_size(label, width)
+        line = Text(f"  {padded}  ", style="green" if best else "")
+        line.append(_bar(max(0.0, one.score)), style="green" if best else "dim")
+        line.append(f" {self._number(one.score):>6}")
+        return line
+
+    def _number(self, score: float) -> str:
+        return f"{score:.3f}" if self.cosine else f"{score:.1%}"
+
+    def _line(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def _flush(self) -> None:
+        self.stream.write(self._buffer.taken().encode("utf-8", "backslashreplace"))
+        self.stream.flush()
+
+
+class _Buffer:
+    """What the console writes, until it is taken; always UTF-8, whatever the locale."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+
+    def write(self, text: str) -> int:
+        self._parts.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+    def taken(self) -> str:
+        text = "".join(self._parts)
+        self._parts.clear()
+        return text
+
+
+def _bar(share: float) -> str:
+    eighths = round(min(1.0, share) * BAR_WIDTH * 8)
+    full, part = divmod(eighths, 8)
+    return (_EIGHTHS[8] * full + (_EIGHTHS[part] if part else "")).ljust(BAR_WIDTH)

@@ -1,0 +1,173 @@
+"""Results onto a stream: one class per format, one mapping of names to them. Streams are binary: names may be no text.
+
+Every writer takes batches as they come and flushes after each, so that a pipeline sees results at once.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, Protocol
+
+from clipzs.results import Result
+
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Writer(Protocol):
+    """A format. `streams` tells whether each batch stands by itself or the whole is one document."""
+
+    streams: bool
+    stream: BinaryIO
+
+    def write(self, batch: Sequence[Result]) -> None:
+        """Put one batch out."""
+
+    def close(self, run: Mapping[str, Any]) -> None:
+        """Put out what comes last; `run` holds the facts of the run."""
+
+
+def json_text(value: Any) -> str:
+    """JSON on one line, letters of all scripts as they are.
+
+    A file name that is not UTF-8 is held by Python as lone surrogates; they are written as JSON
+    escapes (byte 0xff as \\udcff), which `json.loads` and `os.fsencode` turn back into the same bytes.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+class JsonlWriter:
+    """One JSON object per image and line."""
+
+    streams = True
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+
+    def write(self, batch: Sequence[Result]) -> None:
+        """One line an image."""
+        self.stream.write("".join(json_text(result.as_json()) + "\n" for result in batch).encode("utf-8"))
+        self.stream.flush()
+
+    def close(self, run: Mapping[str, Any]) -> None:
+        """Nothing: the lines stand by themselves."""
+
+
+class JsonWriter:
+    """One document, `{"run": ..., "results": [...]}`, written when all is done."""
+
+    streams = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.results: list[dict[str, Any]] = []
+
+    def write(self, batch: Sequence[Result]) -> None:
+        """Keep the batch for the end."""
+        self.results += [result.as_json() for result in batch]
+
+    def close(self, run: Mapping[str, Any]) -> None:
+        """The document."""
+        lines = ",\n".join(json_text(result) for result in self.results)
+        body = f"\n{lines}\n" if lines else ""
+        self.stream.write(f'{{"run": {json_text(run)},\n"results": [{body}]}}\n'.encode())
+        self.stream.flush()
+
+
+class TsvWriter:
+    """path, label, score; no header. Tabs, newlines and backslashes inside a field are escaped as \\t, \\n, \\\\."""
+
+    streams = True
+    _escapes = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+
+    def write(self, batch: Sequence[Result]) -> None:
+        """One line per image and kept label; an image that could not be read has an empty label and score."""
+        lines = (
+            "\t".join(field.translate(self._escapes) for field in row[:3]) + "\n"
+            for result in batch
+            for row in _rows(result)
+        )
+        self.stream.write(_bytes("".join(lines)))
+        self.stream.flush()
+
+    def close(self, run: Mapping[str, Any]) -> None:
+        """Nothing: the lines stand by themselves."""
+
+
+class CsvWriter:
+    """path,label,score,error with a header, quoted where needed.
+
+    A label or path that a spreadsheet would run as a formula gets a leading apostrophe.
+    """
+
+    streams = True
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self._started = False
+
+    def write(self, batch: Sequence[Result]) -> None:
+        """One row per image and kept label."""
+        text = io.StringIO(newline="")
+        rows = csv.writer(text, lineterminator="\n")
+        if not self._started:
+            rows.writerow(("path", "label", "score", "error"))
+            self._started = True
+        for result in batch:
+            for path, label, score, error in _rows(result):
+                rows.writerow((_no_formula(path), _no_formula(label), score, error))
+        self.stream.write(_bytes(text.getvalue()))
+        self.stream.flush()
+
+    def close(self, run: Mapping[str, Any]) -> None:
+        """The header, if there was no row."""
+        if not self._started:
+            self.write([])
+
+
+class LabelWriter:
+    """The best label of each image and nothing else; an empty line for one that could not be read."""
+
+    streams = True
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+
+    def write(self, batch: Sequence[Result]) -> None:
+        """One line an image."""
+        lines = (" ".join((result.label or "").splitlines()) + "\n" for result in batch)
+        self.stream.write(_bytes("".join(lines)))
+        self.stream.flush()
+
+    def close(self, run: Mapping[str, Any]) -> None:
+        """Nothing: the lines stand by themselves."""
+
+
+WRITERS: dict[str, type[JsonlWriter | JsonWriter | TsvWriter | CsvWriter | LabelWriter]] = {
+    "json": JsonWriter,
+    "jsonl": JsonlWriter,
+    "csv": CsvWriter,
+    "tsv": TsvWriter,
+    "label": LabelWriter,
+}
+
+
+def _rows(result: Result) -> list[tuple[str, str, str, str]]:
+    if result.error is not None:
+        return [(result.path, "", "", result.error)]
+    return [(result.path, one.label, f"{one.score:.6f}", "") for one in result.scores]
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8, with the bytes of file names that are not UTF-8 as they are on disk."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

@@ -1,0 +1,82 @@
+"""What all tests share: an environment of their own, the command in process and as a real process, real photos."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+Run = Callable[..., Result]
+Process = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test sees the user's caches, settings or network, nor another test's."""
+    import huggingface_hub.constants as hub
+
+    for name in [name for name in os.environ if name.startswith(("CLIPZS_", "HF_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CLIPZS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("CLIPZS_PROMPTS_DIR", str(tmp_path / "prompts"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    return
+
+
+@pytest.fixture
+def run() -> Run:
+    """The command in this process: `run("classify", image, "--labels", "cat,dog")`."""
+    from clipzs.cli import app
+
+    runner = CliRunner()
+
+    def invoke(*args: object, **more: Any) -> Result:
+        return runner.invoke(app, [os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in args], **more)
+
+    return invoke
+
+
+@pytest.fixture
+def process() -> Process:
+    """The command as a real process with pipes: exact bytes in, text out. Some seconds each: use sparingly."""
+
+    def start(*args: object, **more: Any) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "clipzs", *map(os.fspath, map(_text, args))]
+        more = {
+            "capture_output": True,
+            "text": True,
+            "timeout": 240,
+            "encoding": "utf-8",
+            "errors": "surrogateescape",
+        } | more
+        return subprocess.run(command, check=False, **more)
+
+    return start
+
+
+def _text(value: object) -> "str | bytes | os.PathLike[str]":
+    return value if isinstance(value, (str, bytes, os.PathLike)) else str(value)
+
+
+@pytest.fixture
+def cat() -> Path:
+    """A real photo of a cat."""
+    return EXAMPLES / "cat.jpg"
+
+
+@pytest.fixture
+def coffee() -> Path:
+    """A real photo of a cup of coffee."""
+    return EXAMPLES / "coffee.jpg"
