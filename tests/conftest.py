@@ -80,3 +80,7 @@ def cat() -> Path:
 def coffee() -> Path:
     """A real photo of a cup of coffee."""
     return EXAMPLES / "coffee.jpg"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-docs", action="store_true", help="rewrite the generated part of docs/cli.md")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
@@ -26,16 +27,30 @@ HELP = """Zero-shot image classification: name classes in words, point at images
 class Commands(TyperGroup):
     """The one place where failures become a line on standard error and an exit code."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run, and exit with the code the README promises."""
-        code = self._code(*args, **extra)
+        code = self._code(
+            args=args,
+            prog_name=prog_name,
+            complete_var=complete_var,
+            windows_expand_args=windows_expand_args,
+            **extra,
+        )
         if standalone_mode:
             sys.exit(code)
         return code
 
-    def _code(self, *args: Any, **extra: Any) -> int:
+    def _code(self, **arguments: Any) -> int:
         try:
-            return super().main(*args, standalone_mode=False, **extra) or 0
+            return super().main(standalone_mode=False, **arguments) or 0
         except ClipzsError as error:
             explain(error)
             return error.exit_code

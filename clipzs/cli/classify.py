@@ -84,7 +84,7 @@ def classify(
     )
     results = Output(chosen_format, target, cosine=score == "cosine")
     try:
-        progress = Progress(enabled=not quiet and not results.to_terminal)
+        progress = Progress(enabled=not quiet, until_first=results.to_terminal)
         classifier = Classifier(given_labels(labels, label, labels_file), options=options, progress=progress.prompts)
         run = Run(classifier, selection, results, log=log)
         with progress.shown(None if selection.live else lambda: sum(1 for _ in selection.find())):

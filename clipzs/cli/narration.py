@@ -58,21 +58,26 @@ def _quiet_downloads(quiet: bool) -> None:
 
 
 class Progress:
-    """A bar on standard error while a terminal is there to show it; otherwise nothing."""
+    """What is going on, on standard error while a terminal is there to show it; otherwise nothing.
 
-    def __init__(self, *, enabled: bool) -> None:
+    A bar with images/s and time left. Where the results themselves appear on the terminal, only a line until
+    the first of them is there.
+    """
+
+    def __init__(self, *, enabled: bool, until_first: bool) -> None:
         self.enabled = enabled and sys.stderr.isatty()
+        self.until_first = until_first
         self._bar: Any = None
         self._images: Any = None
         self._prompts: Any = None
 
     @contextmanager
     def shown(self, count: Callable[[], int] | None) -> Iterator["Progress"]:
-        """Show the bar. `count` finds the number of images meanwhile, on a thread; None where it cannot be known."""
+        """Show it. `count` finds the number of images meanwhile, on a thread; None where it cannot be known."""
         with self._live() as self._bar:
             if self._bar is not None:
-                self._images = self._bar.add_task("images", total=None)
-                if count is not None:
+                self._images = self._bar.add_task("loading the model", total=None)
+                if count is not None and not self.until_first:
                     threading.Thread(target=self._count, args=(count,), daemon=True).start()
             yield self
 
@@ -80,22 +85,24 @@ class Progress:
         if not self.enabled:
             return nullcontext()
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bar
         from rich.text import Text
 
         class Rate(ProgressColumn):
             def render(self, task: Any) -> Text:
-                return Text(f"{task.speed or 0:.1f}/s")
+                return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
+        counted = [] if self.until_first else [BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
         return Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            Rate(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
+            SpinnerColumn(), TextColumn("{task.description}"), *counted, console=Console(stderr=True), transient=True
         )
 
     def _count(self, count: Callable[[], int]) -> None:
@@ -103,14 +110,18 @@ class Progress:
         self._bar.update(self._images, total=total)
 
     def advance(self, images: int) -> None:
-        """So many more images are done."""
-        if self._bar is not None:
-            self._bar.advance(self._images, images)
+        """So many more images are done and about to be written."""
+        if self._bar is None:
+            return
+        if self.until_first:
+            self._bar.stop()
+        else:
+            self._bar.update(self._images, advance=images, description="images")
 
     def prompts(self, done: int, total: int) -> None:
-        """So many prompts are encoded; shown only while it takes noticeable time."""
+        """So many prompts are encoded."""
         if self._bar is None:
             return
         if self._prompts is None:
-            self._prompts = self._bar.add_task("prompts", total=total)
+            self._prompts = self._bar.add_task("encoding prompts", total=total)
         self._bar.update(self._prompts, completed=done, visible=done < total)

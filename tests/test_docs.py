@@ -1,0 +1,85 @@
+"""The documentation says what the program does: docs/cli.md is held against the commands themselves."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from clipzs import catalogue
+from clipzs.cli import app
+
+ROOT = Path(__file__).parent.parent
+CLI_MD = ROOT / "docs" / "cli.md"
+MARK = "<!-- From here on written by `pytest --update-docs` -->"
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        for sub, subcommand in getattr(command, "commands", {"": command}).items():
+            yield f"clipzs {name} {sub}".strip(), subcommand
+
+
+def reference() -> str:
+    """Every command with its options, as Markdown."""
+    parts = [MARK]
+    for name, command in commands():
+        told = " ".join(command.help.split("Exit codes")[0].split())
+        parts.append(f"## `{name}`\n\n{told}")
+        rows = [row(parameter) for parameter in command.params]
+        parts.append("\n".join(["| | | environment | default |", "|---|---|---|---|", *rows]) if rows else "")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def row(parameter: Any) -> str:
+    text = re.sub(r"\s*\\\[env var: .*\]", "", parameter.help or "").replace("|", "\\|")
+    listed = re.search(r"env var: (CLIPZS_\w+)", parameter.help or "")
+    env = parameter.envvar or (listed[1] if listed else None)
+    if parameter.param_type_name == "argument":
+        return f"| `{parameter.metavar}` | {text} | | |".replace("NAME|FILE", "NAME\\|FILE")
+    flags = ", ".join(f"`{flag}`" for flag in [*parameter.opts, *parameter.secondary_opts])
+    default = parameter.default
+    shown = "" if default is None or callable(default) or default in ("", False) else f"`{default}`"
+    return f"| {flags} | {text} | `{env}` | {shown} |"
+
+
+def test_docs_cli_md_lists_every_command_and_option_as_it_is(request: pytest.FixtureRequest):
+    written, _, generated = CLI_MD.read_text(encoding="utf-8").partition(MARK)
+    if request.config.getoption("--update-docs"):
+        CLI_MD.write_text(written + reference(), encoding="utf-8")
+    else:
+        assert MARK + generated == reference(), "run pytest --update-docs, then read the change"
+
+
+def test_every_option_has_a_help_text_and_an_environment_variable():
+    for name, command in commands():
+        for parameter in command.params:
+            assert parameter.help, (name, parameter.name)
+            if parameter.param_type_name == "option":
+                assert parameter.envvar or "env var: CLIPZS_" in parameter.help, (name, parameter.name)
+
+
+def test_readme_names_every_preset_with_its_model_licence_and_accuracy():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for preset in catalogue.PRESETS:
+        line = next(line for line in readme.splitlines() if line.startswith(f"| `{preset.name}`"))
+        assert preset.licence in line
+        if preset.accuracy:
+            assert preset.model in line
+            assert f"{preset.accuracy} %" in line
+
+
+def test_links_between_the_documents_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_changelog_names_every_command():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for name, _ in commands():
+        first = " ".join(name.split()[:2])
+        assert first in changelog

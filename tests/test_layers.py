@@ -1,0 +1,91 @@
+"""The direction of the imports: data flows one way, and heavy packages stay where they belong."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import clipzs
+
+PACKAGE = Path(clipzs.__file__).parent
+
+# What each module may import of clipzs. labels + templates → prompts → embeddings; images → embeddings; → results.
+MAY_IMPORT = {
+    "errors": set(),
+    "defaults": set(),
+    "results": set(),
+    "score": set(),
+    "stream": set(),
+    "yamlfile": set(),
+    "preprocess": set(),
+    "labels": {"errors", "yamlfile"},
+    "templates": {"defaults", "errors", "yamlfile"},
+    "prompts": {"labels", "templates"},
+    "images": {"defaults", "errors"},
+    "paths": {"errors", "images"},
+    "catalogue": {"defaults"},
+    "hub": {"defaults", "errors"},
+    "resolve": {"catalogue", "defaults", "errors", "hub", "preprocess"},
+    "encoder": {"score"},
+    "towers": {"encoder", "errors", "resolve", "score"},
+    "store": {"defaults", "score"},
+    "embed": {"defaults", "encoder", "score", "store"},
+    "classifier": {
+        "defaults", "embed", "encoder", "errors", "images", "labels", "paths", "prompts", "resolve", "results", "score",
+        "store", "stream", "templates", "towers",
+    },
+    "writers": {"results"},
+    "table": {"paths", "results"},
+    "output": {"errors", "results", "table", "writers"},
+    "run": {"classifier", "errors", "output", "paths", "writers"},
+    "__init__": {"classifier", "errors", "labels", "results"},
+    "__main__": {"cli"},
+}  # fmt: skip
+MODULES = sorted(path for path in PACKAGE.glob("*.py"))
+HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers", "safetensors"}
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Every imported module and whether the import stands at the top of the file (outside TYPE_CHECKING)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = set(map(id, tree.body))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"clipzs.{alias.name}" for alias in node.names] if node.module == "clipzs" else [node.module or ""]
+            found += [(name, id(node) in top) for name in names]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_flow_one_way(path):
+    parts = [name.split(".") for name, _ in imports(path)]
+    own = {part[1] for part in parts if part[0] == "clipzs" and len(part) > 1}
+    assert own - {"__version__"} <= MAY_IMPORT[path.stem]
+
+
+@pytest.mark.parametrize("path", [*MODULES, *sorted((PACKAGE / "cli").glob("*.py"))], ids=lambda path: path.stem)
+def test_torch_and_open_clip_are_imported_only_by_the_module_that_owns_them(path):
+    heavy = [(name, top) for name, top in imports(path) if name.split(".")[0] in HEAVY]
+    assert [name for name, top in heavy if top] == []
+    assert path.stem == "towers" or heavy == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["classify", "--help"], ["prompts", "list"], ["models", "list"], ["classify", "x.jpg", "--labels", "a"]],
+    ids=" ".join,
+)
+def test_what_needs_no_model_loads_no_torch(arguments):
+    code = (
+        "import sys; from clipzs.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "print('loaded:', sorted({'torch', 'open_clip', 'torchvision', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
