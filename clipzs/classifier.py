@@ -1,9 +1,10 @@
 """The whole job as one object: labels and templates to embeddings, images to embeddings, both to results."""
 
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipzs import defaults, images, labels, prompts, stream, templates
+from clipzs.devices import chosen_precision
 from clipzs.embed import Progress, label_embeddings
 from clipzs.errors import ImageError, ModelError, UsageProblem
 from clipzs.paths import Found
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("clipzs")
 
 ImageLike = Union[str, "PathLike[str]", Image.Image, "NDArray[Any]", Found]
+_FLOAT_SLACK = 1e-3  # how far rounding may carry a float image out of [0, 1]
+_LOADING = threading.Lock()  # a caller may pass one lazily opened image twice; Pillow reads it once, on one thread
 SCORE_KINDS: tuple[ScoreKind, ...] = ("softmax", "sigmoid", "cosine")
 
 
@@ -78,7 +82,7 @@ class Classifier:
     """Zero-shot image classification among labels given in words.
 
     >>> from clipzs import Classifier
-    >>> classifier = Classifier(["cat", "dog"], model="tiny")  # doctest: +SKIP
+    >>> classifier = Classifier(["cat", "rocket", "temple"], model="tiny")  # doctest: +SKIP
     >>> for result in classifier.classify(["examples/cat.jpg"]):  # doctest: +SKIP
     ...     print(result.path, result.label, result.score)
 
@@ -107,10 +111,12 @@ class Classifier:
             TemplatesError: an unknown or malformed template set.
             UsageProblem: options that contradict each other.
         """
+        if options is not None and settings:
+            raise TypeError(f"options are given, and apart from them: {', '.join(settings)}")
         self.options = _checked(options or _options(settings))
         self.labels = _labels(labels, least=2 if self.options.score == "softmax" else 1)
-        if self.options.by_group and not any(label.group for label in self.labels):
-            raise UsageProblem("--by-group needs labels with a group", hint="give them `group:` in a YAML labels file")
+        if self.options.by_group:
+            _check_groups(self.labels)
         self._progress = progress
         chosen = templates.chosen(
             self.options.templates, self.options.template, self.options.context, self.options.prompts_dir
@@ -140,7 +146,8 @@ class Classifier:
         """Short hash of everything that determines the numbers; results that share it can be compared."""
         named = [(label.name, label.group, list(texts)) for label, texts in zip(self.labels, self.prompts, strict=True)]
         options = self.options
-        return key(self.model.digest, self.encoder.precision, options.score, options.by_group, named).hex()[:12]
+        precision = chosen_precision(options.precision)
+        return key(self.model.digest, precision, options.score, options.by_group, named).hex()[:12]
 
     @cached_property
     def encoder(self) -> "Encoder":
@@ -180,7 +187,7 @@ class Classifier:
         for names in alike.values():
             if len(names) > 1:
                 log.warning("the model reads these labels as the same text: %s; their score is split", ", ".join(names))
-        return np.stack([one.vector for one in embedded])
+        return self._finite(np.stack([one.vector for one in embedded]))
 
     def classify(self, images: Iterable[ImageLike] | ImageLike) -> Iterator[Result]:
         """One result per image, in order, as batches are done.
@@ -220,39 +227,34 @@ class Classifier:
             return name, str(error)
 
     def _opened(self, image: ImageLike) -> Image.Image:
-        if isinstance(image, Image.Image):
-            return images.upright_rgb(image)
         if isinstance(image, np.ndarray):
-            return images.upright_rgb(_from_array(image))
+            image = _from_array(image)
+        if isinstance(image, Image.Image):
+            return _upright(image)
         path = image.path if isinstance(image, Found) else fspath(image)
         return images.read_image(path, max_megapixels=self.options.max_megapixels)
 
     def _results(self, batch: Sequence[tuple[str, Array | str]]) -> list[Result]:
         pixels = [one for _, one in batch if not isinstance(one, str)]
         rows = iter(self._scored(np.stack(pixels)) if pixels else ())
-        config = self.config if pixels else ""
+        result = partial(Result, model=self.model.name, config=self.config)
         return [
-            Result(name, error=one, model=self.model.name, config=config)
-            if isinstance(one, str)
-            else Result(name, next(rows), model=self.model.name, config=config)
-            for name, one in batch
+            result(name, error=one) if isinstance(one, str) else result(name, scores=next(rows)) for name, one in batch
         ]
+
+    def _finite(self, numbers: Array) -> Array:
+        if not np.isfinite(numbers).all():
+            raise ModelError(
+                f"{self.model.name} gives numbers that are not finite", hint="try --precision fp32, or other weights"
+            )
+        return numbers
 
     def _scored(self, pixels: Array) -> list[tuple[Score, ...]]:
         """float32 [b, 3, height, width] → the kept scores of each image, best first; ties in label order."""
         vectors = self.label_vectors
-        embedded = self.encoder.encode_images(pixels)
-        if not np.isfinite(embedded).all():
-            raise ModelError(
-                f"{self.model.name} gives numbers that are not finite", hint="try --precision fp32, or other weights"
-            )
-        table = scores(
-            embedded,
-            vectors,
-            kind=self.options.score,
-            scale=self.encoder.logit_scale,
-            bias=self.encoder.logit_bias,
-        )
+        embedded = self._finite(self.encoder.encode_images(pixels))
+        kind, scale, bias = self.options.score, self.encoder.logit_scale, self.encoder.logit_bias
+        table = self._finite(scores(embedded, vectors, kind=kind, scale=scale, bias=bias))
         names = [label.name for label in self.labels]
         if self.options.by_group:
             table, names = sum_groups(table, [label.group or label.name for label in self.labels])
@@ -262,13 +264,16 @@ class Classifier:
 
 def _options(settings: dict[str, Any]) -> Options:
     """Options from keyword arguments; `templates` may mix sets and templates there."""
-    given = settings.pop("templates", ())
-    given = [given] if isinstance(given, (str, PathLike)) else list(given)
-    texts = [fspath(one) for one in given]
-    is_template = [any(mark in text for mark in ("<>", "{}", "{c}")) for text in texts]
-    single = [text for text, yes in zip(texts, is_template, strict=True) if yes]
-    sets = [text for text, yes in zip(texts, is_template, strict=True) if not yes]
-    return Options(templates=sets, template=[*single, *settings.pop("template", ())], **settings)
+    given = _listed(settings.pop("templates", ()))
+    single = [text for text in given if any(mark in text for mark in ("<>", "{}", "{c}"))]
+    sets = [text for text in given if text not in single]
+    for folder in ("cache_dir", "prompts_dir"):
+        settings[folder] = Path(settings[folder]) if settings.get(folder) else None
+    return Options(templates=sets, template=single + _listed(settings.pop("template", ())), **settings)
+
+
+def _listed(given: "str | PathLike[str] | Iterable[str | PathLike[str]]") -> list[str]:
+    return [fspath(one) for one in ([given] if isinstance(given, (str, PathLike)) else given)]
 
 
 def _checked(options: Options) -> Options:
@@ -282,7 +287,17 @@ def _checked(options: Options) -> Options:
         raise UsageProblem("--top-k must be at least 1")
     if options.batch_size < 1:
         raise UsageProblem("--batch-size must be at least 1")
-    return options
+    return replace(options, templates=tuple(_listed(options.templates)), template=tuple(_listed(options.template)))
+
+
+def _check_groups(given: Sequence[labels.Label]) -> None:
+    if not any(label.group for label in given):
+        raise UsageProblem("--by-group needs labels with a group", hint="give them `group:` in a YAML labels file")
+    names = {label.group or label.name for label in given}
+    if len(names) == 1:
+        raise UsageProblem(
+            f"all labels are in one group: {names.pop()}", hint="its probability is always 1: leave --by-group out"
+        )
 
 
 def _labels(given: Iterable[str | labels.Label] | Path, *, least: int) -> tuple[labels.Label, ...]:
@@ -290,13 +305,41 @@ def _labels(given: Iterable[str | labels.Label] | Path, *, least: int) -> tuple[
         return labels.checked(labels.read(given), least=least)
     if isinstance(given, str):
         given = labels.split_commas(given)
-    return labels.checked([labels.Label(one.strip()) if isinstance(one, str) else one for one in given], least=least)
+    return labels.checked([_label(one) for one in given], least=least)
+
+
+def _label(given: str | labels.Label) -> labels.Label:
+    if isinstance(given, labels.Label):
+        return given
+    if not isinstance(given, str):
+        raise TypeError(f"a label is text or a Label, not {given!r}")
+    return labels.Label(given.strip())
 
 
 def _from_array(array: "NDArray[Any]") -> Image.Image:
+    problem = ImageError(f"an array of shape {array.shape} and type {array.dtype} is not an image")
+    if array.ndim not in (2, 3) or not array.size:
+        raise problem
     if array.dtype.kind == "f":
+        low, high = array.min(), array.max()
+        if not (low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK):  # NaN too
+            raise ImageError(f"an array of floats must lie in [0, 1], this one in [{low:g}, {high:g}]")
         array = np.clip(np.rint(array * 255.0), 0, 255).astype(np.uint8)
     try:
         return Image.fromarray(array)
     except (TypeError, ValueError) as error:
-        raise ImageError(f"an array of shape {array.shape} and type {array.dtype} is not an image") from error
+        raise problem from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As `images.upright_rgb`, for an image a caller opened and Pillow may only now read."""
+    if not image.width or not image.height:
+        raise ImageError("the image has no pixels")
+    try:
+        with _LOADING:
+            image.load()
+        return images.upright_rgb(image)
+    except MemoryError as error:
+        raise ImageError("not enough memory to decode it") from error
+    except Exception as error:  # a damaged file can raise anything from a decoder; it must cost this image only
+        raise ImageError(f"damaged or truncated: {' '.join(str(error).split()) or type(error).__name__}") from error

@@ -21,7 +21,7 @@ def label_embeddings(
     digest: str,
     progress: Progress | None = None,
 ) -> tuple[list[LabelEmbedding], int]:
-    """The embedding of each label, and how many prompts had to be encoded for it.
+    """The embedding of each label, and how many different prompts had to be encoded.
 
     Args:
         prompts: the texts of each of the c labels, as `prompts.expand` gives them.
@@ -35,7 +35,8 @@ def label_embeddings(
     missing = {k: texts for k, texts in zip(keys, prompts, strict=True) if k not in known}
     fresh = _encoded(missing, encoder, progress) if missing else {}
     store.put(fresh)
-    return [known[k] if k in known else fresh[k] for k in keys], sum(len(texts) for texts in missing.values())
+    encoded = {text for texts in missing.values() for text in texts}
+    return [known[k] if k in known else fresh[k] for k in keys], len(encoded)
 
 
 def _encoded(
@@ -48,7 +49,7 @@ def _encoded(
     fresh = {}
     for k, own in labels.items():
         rows = [row[text] for text in own]
-        digest = hashlib.sha256(np.ascontiguousarray(tokens.ids[rows])).digest()
+        digest = hashlib.sha256(tokens.ids[rows].tobytes()).digest()
         fresh[k] = LabelEmbedding(average(vectors[rows]), digest, max(tokens.lengths[r] for r in rows))
     return fresh
 

@@ -1,9 +1,6 @@
 """Files of Hugging Face repositories: from the local hub cache first, from the network only when they are not there."""
 
-import os
 import threading
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
 from clipzs import defaults
@@ -14,11 +11,23 @@ SAFETENSORS = "open_clip_model.safetensors"
 PICKLE = "open_clip_pytorch_model.bin"
 
 
-def cached(repo: str, filename: str) -> Path | None:
-    """The file in the local hub cache, or None. No network."""
-    import huggingface_hub
+class MissingFile(ModelError):
+    """A repository that exists without the file that was asked for."""
 
-    found = huggingface_hub.try_to_load_from_cache(repo, filename)
+
+def cached(repo: str, filename: str) -> Path | None:
+    """The file in the local hub cache, or None. No network.
+
+    Raises:
+        ModelError: a name no repository can have.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        found = huggingface_hub.try_to_load_from_cache(repo, filename)
+    except errors.HFValidationError as error:
+        raise ModelError(f"{repo!r} is not a repository name", hint="write hf-hub:organisation/name") from error
     return Path(found) if isinstance(found, str) else None
 
 
@@ -37,7 +46,7 @@ def fetched(repo: str, filename: str) -> Path:
 
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise _unavailable(repo, filename, "HF_HUB_OFFLINE is set")
-    if not network_reachable(huggingface_hub.constants.ENDPOINT):
+    if not answers(huggingface_hub.hf_hub_url(repo, filename)):
         raise _unavailable(repo, filename, "there is no network")
     try:
         return Path(huggingface_hub.hf_hub_download(repo, filename))
@@ -50,54 +59,66 @@ def fetched(repo: str, filename: str) -> Path:
     except errors.EntryNotFoundError as error:
         if isinstance(error, errors.LocalEntryNotFoundError):
             raise _unavailable(repo, filename, "the download failed") from error
-        raise ModelError(f"{repo} has no file {filename}", hint="is it an open_clip model?") from error
-    except errors.HFValidationError as error:
-        raise ModelError(f"{repo!r} is not a repository name", hint="write hf-hub:organisation/name") from error
-    except OSError as error:  # HTTP failures, a full disk
+        raise MissingFile(f"{repo} has no file {filename}", hint="is it an open_clip model?") from error
+    except Exception as error:  # HTTP failures of whichever client the hub's version uses, a full disk
         raise _unavailable(repo, filename, f"the download failed ({' '.join(str(error).split())[:200]})") from error
 
 
-def weights(repo: str, *, allow_pickle: bool = False) -> Path:
+def weights_names(filename: str | None, *, allow_pickle: bool) -> tuple[str, ...]:
+    """Names a repository's weights may have, best first; `filename` is the one it is known by, if it is not the usual.
+
+    >>> weights_names(None, allow_pickle=True)
+    ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
+    """
+    known = filename or PICKLE
+    safe = SAFETENSORS if known == PICKLE else f"{known.rpartition('.')[0]}.safetensors"
+    return (safe, known) if allow_pickle and known != safe else (safe,)
+
+
+def cached_weights(repo: str, filename: str | None = None, *, allow_pickle: bool = False) -> Path | None:
+    """The weights of an open_clip repository in the local hub cache, or None. No network."""
+    found = (cached(repo, name) for name in weights_names(filename, allow_pickle=allow_pickle))
+    return next((path for path in found if path is not None), None)
+
+
+def weights(repo: str, filename: str | None = None, *, allow_pickle: bool = False) -> Path:
     """The weights of an open_clip repository, as safetensors unless pickles are allowed too.
 
     Raises:
         ModelUnavailable: no network, or the download failed.
         ModelError: no weights in a form that is allowed.
     """
-    for filename in (SAFETENSORS, *((PICKLE,) if allow_pickle else ())):
-        local = cached(repo, filename)
-        if local is not None:
-            return local
+    local = cached_weights(repo, filename, allow_pickle=allow_pickle)
+    if local is not None:
+        return local
+    safe, *pickle = weights_names(filename, allow_pickle=allow_pickle)
     try:
-        return fetched(repo, SAFETENSORS)
-    except ModelUnavailable:
+        return fetched(repo, safe)
+    except ModelUnavailable as error:
+        if not allow_pickle and cached_weights(repo, filename, allow_pickle=True):
+            raise ModelUnavailable(str(error), hint="a .bin file of it is here: --allow-pickle takes it") from error
         raise
-    except ModelError as error:
-        if not allow_pickle:
-            raise ModelError(
-                f"{repo} has no weights as safetensors", hint="--allow-pickle also takes .bin files (read weights-only)"
-            ) from error
-        return fetched(repo, PICKLE)
+    except MissingFile as error:
+        if pickle:
+            return fetched(repo, pickle[0])
+        raise ModelError(
+            f"{repo} has no weights as safetensors", hint="--allow-pickle also takes .bin files (read weights-only)"
+        ) from error
 
 
-def network_reachable(url: str) -> bool:
-    """Whether the host of `url` (or the proxy for it) answers within a few seconds.
+def answers(url: str) -> bool:
+    """Whether anything answers there within a few seconds, be it an error.
 
     The hub's own client retries for the better part of a minute when there is no network.
     """
-    parts = urllib.parse.urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
-        parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    address = (parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443))
+    from huggingface_hub import get_session
+
     answered = threading.Event()
 
     def knock() -> None:
-        import socket
-
         try:
-            socket.create_connection(address, timeout=defaults.NETWORK_TIMEOUT_S).close()
-        except OSError:
+            get_session().head(url, timeout=defaults.NETWORK_TIMEOUT_S)
+        except Exception:  # of whichever HTTP client the hub's version uses
             return
         answered.set()
 
@@ -109,9 +130,10 @@ def network_reachable(url: str) -> bool:
 
 
 def _unavailable(repo: str, filename: str, why: str) -> ModelUnavailable:
-    home = os.environ.get("HF_HUB_CACHE") or os.environ.get("HF_HOME") or "the hub cache"
+    from huggingface_hub import constants
+
     return ModelUnavailable(
-        f"{repo} ({filename}) is not in {home} on this machine, and {why}",
+        f"{repo} ({filename}) is not in {constants.HF_HUB_CACHE} on this machine, and {why}",
         hint="fetch it once with a network (`clipzs models pull NAME`), copy the hub cache here, "
         "or use the small built-in model: --model tiny",
     )

@@ -1,18 +1,30 @@
 """One image file → an upright RGB image, or an ImageError that says what is wrong with it."""
 
 import io
+import math
 import re
-import stat
 from contextlib import suppress
-from pathlib import Path
+from functools import cache
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from clipzs import defaults
 from clipzs.errors import ImageError
 
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+_HEIC_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: str, *, max_megapixels: float = defaults.MAX_MEGAPIXELS) -> Image.Image:
@@ -27,9 +39,7 @@ def read_image(path: str, *, max_megapixels: float = defaults.MAX_MEGAPIXELS) ->
     """
     try:
         with open(path, "rb") as file:
-            if not file.seekable():
-                file = io.BytesIO(file.read())
-            return _decode(file, path, max_megapixels)
+            return _decode(file if file.seekable() else io.BytesIO(file.read()), path, max_megapixels)
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -40,11 +50,13 @@ def read_image(path: str, *, max_megapixels: float = defaults.MAX_MEGAPIXELS) ->
         raise ImageError("not enough memory to decode it") from error
     except OSError as error:
         raise ImageError(_one_line(error.strerror or str(error))) from error
+    except ValueError as error:
+        raise ImageError("a path cannot hold a NUL byte; a list made with -print0 needs --null") from error
 
 
-def _decode(file: io.BufferedIOBase, path: str, max_megapixels: float) -> Image.Image:
+def _decode(file: BinaryIO, path: str, max_megapixels: float) -> Image.Image:
     _raise_pillow_limit(max_megapixels)
-    _enable_heic(path)
+    _enable_heic()
     try:
         with Image.open(file) as image:
             megapixels = image.width * image.height / 1e6
@@ -70,13 +82,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Turned as its EXIF orientation says; 16-bit and float greys scaled to 8 bits; transparency
     laid on white; palettes, CMYK and greys converted.
     """
+    image.load()
     with suppress(Exception):  # a broken EXIF block is no reason to refuse the picture
-        orientation = image.getexif().get(0x0112, 1)
-        if orientation in range(2, 9):
-            image.load()
-            image = ImageOps.exif_transpose(image)
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        image = image if turn is None else image.transpose(turn)
     if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
         return image.copy() if image.readonly else image
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bit_grey(image)
@@ -113,29 +123,30 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
 
 def _raise_pillow_limit(max_megapixels: float) -> None:
     """Let Pillow open what our own limit allows; it still refuses what is hidden inside a file beyond twice that."""
-    pixels = int(max_megapixels * 1e6)
+    pixels = max_megapixels * 1e6
     if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = pixels
+        Image.MAX_IMAGE_PIXELS = None if math.isinf(pixels) else math.ceil(pixels)
 
 
-def _enable_heic(path: str) -> None:
-    if Path(path).suffix.lower() in _HEIC_SUFFIXES:
-        with suppress(ImportError):
-            import pillow_heif
+@cache
+def _enable_heic() -> None:
+    """For files of any name: phones and clouds hand out HEIC called .jpg."""
+    with suppress(ImportError):
+        import pillow_heif
 
-            pillow_heif.register_heif_opener()
+        pillow_heif.register_heif_opener()
 
 
 def _too_large(megapixels: float, limit: float) -> ImageError:
     return ImageError(f"{megapixels:.0f} megapixels, over the limit of {limit:g}; allow it with --max-megapixels")
 
 
-def _why_unknown(file: io.BufferedIOBase, path: str) -> str:
+def _why_unknown(file: BinaryIO, path: str) -> str:
     file.seek(0)
     head = file.read(512)
     if not head:
         return "the file is empty"
-    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1") or path.lower().endswith(_HEIC_SUFFIXES):
+    if head[4:12] in _HEIC_BRANDS or path.lower().endswith(_HEIC_SUFFIXES):
         return "HEIC needs one more package: pip install 'clipzs[heic]'"
     if b"\0" not in head:
         with suppress(UnicodeDecodeError):
@@ -146,11 +157,3 @@ def _why_unknown(file: io.BufferedIOBase, path: str) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def is_directory(path: str) -> bool:
-    """Whether the path is a folder; False for anything that cannot be looked at."""
-    try:
-        return stat.S_ISDIR(Path(path).stat().st_mode)
-    except (OSError, ValueError):
-        return False

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from clipzs import yamlfile
 from clipzs.errors import LabelsError
 
 _KEYS = ("name", "aliases", "prompts", "group")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_LABEL_HINT = "a label is text, or has: " + ", ".join(_KEYS)
 _SUFFIXES = (".txt", ".csv", ".json", ".yaml", ".yml")
 
 
@@ -62,9 +66,10 @@ def read(path: Path) -> list[Label]:
     if suffix not in _SUFFIXES:
         raise LabelsError(f"{path}: a labels file ends in {', '.join(_SUFFIXES)}", hint="rename it to what it is")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LabelsError(f"{path}: not UTF-8 text", hint="save it as UTF-8") from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise LabelsError(f"{path}:{line}: not UTF-8 text", hint="save it as UTF-8") from error
     except OSError as error:
         raise LabelsError(f"{path}: cannot be read: {error.strerror}") from error
     if suffix == ".txt":
@@ -79,41 +84,71 @@ def read(path: Path) -> list[Label]:
 
 
 def _from_lines(text: str) -> list[Label]:
-    lines = (line.strip() for line in text.splitlines())
+    lines = (line.strip() for line in re.split(r"\r\n|\n|\r", text))
     return from_names(line for line in lines if line and not line.startswith("#"))
 
 
 def _from_csv(text: str, path: Path) -> list[Label]:
     """Cells are labels, unless the first row is a header with a `label` (or `name`) column."""
-    try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), strict=True) if any(row)]
-    except csv.Error as error:
-        raise LabelsError(f"{path}: not valid CSV: {error}") from error
-    header = [cell.lower() for cell in rows[0]] if rows else []
+    rows = _csv_rows(text, path)
+    first, header = (rows[0][0], [cell.lower() for cell in rows[0][1]]) if rows else (1, [])
     column = next((name for name in ("label", "name") if name in header), None)
     if column is None:
-        return from_names(cell for row in rows for cell in row if cell)
-    unknown = set(header) - {column, "group"}
+        return from_names(cell for _, row in rows for cell in row if cell)
+    unknown = [name for name in header if name not in (column, "group")]
     if unknown:
         raise LabelsError(
-            f"{path}:1: unknown column {sorted(unknown)[0]!r}", hint="columns are label and group; aliases need YAML"
+            f"{path}:{first}: unknown column {unknown[0]!r}", hint="columns are label and group; aliases need YAML"
         )
+    if len(set(header)) < len(header):
+        raise LabelsError(f"{path}:{first}: a column occurs twice", hint="columns are label and group")
     labels = []
-    for number, row in enumerate(rows[1:], start=2):
+    for line, row in rows[1:]:
         if len(row) > len(header):
-            raise LabelsError(f"{path}:{number}: more cells than the header has", hint="quote labels that hold commas")
+            raise LabelsError(f"{path}:{line}: more cells than the header has", hint="quote labels that hold commas")
         cells = dict(zip(header, row, strict=False))
-        labels.append(Label(cells.get(column, ""), group=cells.get("group") or None))
+        if not cells.get(column):
+            raise LabelsError(f"{path}:{line}: no label in this row")
+        labels.append(Label(cells[column], group=cells.get("group") or None))
     return labels
 
 
-def _json(text: str, path: Path) -> yamlfile.Document:
+def _csv_rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
+    """Rows that are not blank, each with the line where it ends."""
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    rows = []
     try:
-        return yamlfile.Document(json.loads(text), {})
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise LabelsError(f"{path}:{reader.line_num}: not valid CSV: {error}") from error
+    return rows
+
+
+def _json(text: str, path: Path) -> yamlfile.Document:
+    """JSON values, and their lines: those of the same text read as YAML, which it is but for tabs and rare escapes."""
+    where = str(path)
+    lines: Mapping[yamlfile.Path, int] = {}
+    try:
+        lines = yamlfile.parse(_SURROGATE_ESCAPE.sub(r"\\ufffd", text.replace("\t", " "))).lines
+    except yamlfile.YamlProblem as problem:
+        where = f"{path}:{problem.line}"
+    try:
+        return yamlfile.Document(json.loads(text, object_pairs_hook=_object), lines)
     except json.JSONDecodeError as error:
         raise LabelsError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
-    except RecursionError as error:
-        raise LabelsError(f"{path}: not valid JSON: nested too deeply") from error
+    except (ValueError, RecursionError) as error:  # a key that occurs twice, a number too long to read, deep nesting
+        raise LabelsError(f"{where}: not valid JSON: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
+    if twice is not None:
+        raise ValueError(f"the key {twice!r} occurs twice")
+    return dict(pairs)
 
 
 def _yaml(text: str, path: Path) -> yamlfile.Document:
@@ -125,44 +160,52 @@ def _yaml(text: str, path: Path) -> yamlfile.Document:
 
 def _from_document(document: yamlfile.Document, path: Path) -> list[Label]:
     """A list of labels, a mapping of name to details, or either under the key `labels`."""
-    data, at = document.value, ()
-    if isinstance(data, dict):
-        if set(data) != {"labels"}:
-            key = next((key for key in data if key != "labels"), None)
-            raise LabelsError(
-                f"{path}:{document.line(key) if key else 1}: " + (f"unknown key {key!r}" if key else "no labels in it"),
+
+    def problem(message: str, *where: str | int, hint: str = _LABEL_HINT) -> LabelsError:
+        return LabelsError(f"{path}:{document.line(*where)}: {message}", hint=hint)
+
+    data = document.value
+    at: yamlfile.Path = ()
+    if isinstance(data, dict) and data:
+        unknown = next((key for key in data if key != "labels"), None)
+        if unknown is not None:
+            raise problem(
+                f"unknown key {unknown!r}",
+                unknown,
                 hint="the file is a list of labels, or has the one key `labels`",
             )
         data, at = data["labels"], ("labels",)
-
-    def problem(message: str, *where: str | int) -> LabelsError:
-        line = document.line(*at, *where)
-        return LabelsError(f"{path}:{line}: {message}", hint="a label is text, or has: " + ", ".join(_KEYS))
-
+    if not data and not isinstance(data, (bool, int, float)):
+        return []
     if isinstance(data, dict):
-        return [_label(name, value, problem, (name,)) for name, value in data.items()]
+        return [_label(name, value, problem, (*at, name)) for name, value in data.items()]
     if not isinstance(data, list):
-        raise problem("labels must be a list")
+        raise problem("labels must be a list", *at)
     labels = []
     for number, item in enumerate(data):
-        if isinstance(item, str):
-            labels.append(Label(item.strip()))
-        elif isinstance(item, dict):
-            labels.append(_label(item.get("name"), {k: v for k, v in item.items() if k != "name"}, problem, (number,)))
+        where: yamlfile.Path = (*at, number)
+        if isinstance(item, dict):
+            details = {key: value for key, value in item.items() if key != "name"}
+            labels.append(_label(item.get("name"), details, problem, where))
+        elif isinstance(item, str):
+            labels.append(_label(item, None, problem, where))
         else:
-            raise problem(f"a label must be text, not {item!r}", number)
+            found = "an empty item" if item is None else json.dumps(item)
+            raise problem(f"a label must be text, not {found}", *where)
     return labels
 
 
-def _label(name: Any, details: Any, problem: Any, where: tuple[str | int, ...]) -> Label:
+def _label(name: Any, details: Any, problem: Callable[..., LabelsError], where: yamlfile.Path) -> Label:
     """`details`: a mapping of aliases, prompts and group; or just the prompts, one or a list; or nothing."""
-    if not isinstance(name, str):
-        raise problem("a label needs a `name`", *where)
     if not isinstance(details, dict):
         details = {"prompts": details}
     for key in details:
         if key not in _KEYS[1:]:
             raise problem(f"unknown key {key!r}", *where, key)
+    if not isinstance(name, str):
+        raise problem("a label needs a `name`", *where)
+    if not name.strip():
+        raise problem("a label is empty", *where)
     group = details.get("group")
     if group is not None and (not isinstance(group, str) or not group.strip()):
         raise problem("`group` must be text", *where, "group")
@@ -174,7 +217,9 @@ def _label(name: Any, details: Any, problem: Any, where: tuple[str | int, ...]) 
     )
 
 
-def _texts(details: dict[str, Any], key: str, problem: Any, where: tuple[str | int, ...]) -> tuple[str, ...]:
+def _texts(
+    details: dict[str, Any], key: str, problem: Callable[..., LabelsError], where: yamlfile.Path
+) -> tuple[str, ...]:
     value = details.get(key)
     items = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) and item.strip() for item in items):
@@ -190,7 +235,7 @@ def checked(labels: Sequence[Label], *, least: int = 2) -> tuple[Label, ...]:
         least: how many there must be: two where scores are shared among them.
 
     Raises:
-        LabelsError: none, too few, an empty one, or one that occurs twice.
+        LabelsError: none, too few, an empty one, one that occurs twice, or one that is not Unicode text.
     """
     if not labels:
         raise LabelsError("no labels given", hint="name at least two: --labels cat,dog or --labels-file FILE")
@@ -199,7 +244,10 @@ def checked(labels: Sequence[Label], *, least: int = 2) -> tuple[Label, ...]:
         raise LabelsError(
             f"label {names.index('') + 1} of {len(names)} is empty", hint="look for two commas in a row in --labels"
         )
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    broken = next((text for label in labels for text in _texts_of(label) if _is_broken(text)), None)
+    if broken is not None:
+        raise LabelsError(f"label {broken!r} is not Unicode text", hint="labels are read as UTF-8")
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise LabelsError(
             f"given twice: {', '.join(twice)}", hint="name each label once; other words for it are `aliases` in YAML"
@@ -211,3 +259,16 @@ def checked(labels: Sequence[Label], *, least: int = 2) -> tuple[Label, ...]:
             "or ask for the raw similarity with --score cosine",
         )
     return tuple(labels)
+
+
+def _texts_of(label: Label) -> tuple[str, ...]:
+    return (label.name, *label.aliases, *label.prompts, label.group or "")
+
+
+def _is_broken(text: str) -> bool:
+    """Whether there are lone surrogates in it: bytes of an argument that are not UTF-8, or halves of a JSON escape."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

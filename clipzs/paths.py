@@ -2,19 +2,19 @@
 
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from clipzs.errors import UsageProblem
-from clipzs.images import is_directory
 
 # Suffixes of the formats Pillow reads that hold pictures (it also lists PDF, MPEG and science formats), and of HEIC.
-IMAGE_SUFFIXES = frozenset(
-    [".apng", ".avif", ".avifs", ".bmp", ".dds", ".dib", ".gif", ".heic", ".heif", ".hif", ".icns", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".ras", ".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"]
-)
+_SUFFIXES = """
+    apng avif avifs bmp dds dib gif heic heif hif icns ico j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx mpo pbm
+    pcx pfm pgm png pnm ppm psd qoi ras sgi tga tif tiff webp xbm xpm
+"""
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 SKIPPED_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "__macosx", "node_modules", "lost+found"})
 STDIN = "-"
 
@@ -50,8 +50,8 @@ class Selection:
 
     @property
     def live(self) -> bool:
-        """Whether paths arrive over time, so that waiting for a full batch would hold results back."""
-        return STDIN in (*self.paths, *self.lists)
+        """Whether a list is no ordinary file: its paths may arrive over time, and can be read only once."""
+        return STDIN in self.paths or not all(os.path.isfile(path) for path in self.lists)
 
     def find(self) -> Iterator[Found]:
         """Every image once per mention, folders in sorted order, as soon as it is known.
@@ -68,7 +68,7 @@ class Selection:
             yield from self._listed(path)
 
     def _expanded(self, path: str) -> Iterator[Found]:
-        if is_directory(path):
+        if os.path.isdir(path):
             yield from self._walk(path, ())
         else:
             yield Found(path)
@@ -103,11 +103,10 @@ class Selection:
                 yield Found(entry.path)
 
     def _excluded(self, entry: os.DirEntry[str]) -> bool:
-        path = Path(entry.path).as_posix()
-        return any(
-            fnmatchcase(entry.name, glob.rstrip("/")) or fnmatchcase(path, glob) or fnmatchcase(path, f"*/{glob}")
-            for glob in self.exclude
-        )
+        path = f"/{Path(entry.path).as_posix()}"
+        globs = [glob.removeprefix("./").rstrip("/") for glob in self.exclude]
+        globs += [glob.replace("**/", "") for glob in globs if "**/" in glob]  # which may also stand for no folder
+        return any(fnmatchcase(entry.name, glob) or fnmatchcase(path, f"*/{glob}") for glob in globs)
 
 
 def _entries(list_path: str, separator: bytes) -> Iterator[bytes]:
@@ -161,8 +160,3 @@ def _escape(match: re.Match[str]) -> str:
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
-
-
-def stdin_is_terminal() -> bool:
-    """Whether waiting for a list on standard input would wait for a person's typing."""
-    return sys.stdin is not None and sys.stdin.isatty()

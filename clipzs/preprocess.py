@@ -15,6 +15,7 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 RESIZE_MODES = ("shortest", "longest", "squash")
 INTERPOLATIONS = tuple(_RESAMPLING)
+_MAX_RATIO = 1000  # of the sides: beyond, fitting the short side would make an image too large for any memory
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Preprocess:
         fill = self.fill_color if self.resize_mode == "longest" else 0
         if self.resize_mode == "shortest" and height != width:
             resampling = Image.Resampling.BICUBIC  # open_clip passes no interpolation on in this one case
+        if self.resize_mode == "shortest" and max(image.size) > _MAX_RATIO * min(image.size):
+            longest = _MAX_RATIO * min(image.size)  # what is cut off here would be cut off below
+            image = _centred(image, min(image.width, longest), min(image.height, longest), fill)
         return _centred(image.resize(self._resized_size(image), resampling), width, height, fill)
 
     def _resized_size(self, image: Image.Image) -> tuple[int, int]:
@@ -65,7 +69,7 @@ class Preprocess:
             return (height, other) if image.width <= image.height else (other, height)
         ratios = image.height / height, image.width / width
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
-        return round(image.width / ratio), round(image.height / ratio)
+        return max(1, round(image.width / ratio)), max(1, round(image.height / ratio))  # open_clip fails at 0
 
 
 def _centred(image: Image.Image, width: int, height: int, fill: int) -> Image.Image:

@@ -4,7 +4,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from clipzs import __version__
 from clipzs.classifier import Classifier
 from clipzs.errors import ClipzsError, OutputError
-from clipzs.output import Output, write_whole
+from clipzs.output import Output, check_writable, problem, write_whole
 from clipzs.paths import Selection
 from clipzs.writers import json_text
 
@@ -38,29 +38,31 @@ class Run:
         self.selection = selection
         self.output = output
         self.log = log
+        if log is not None:
+            check_writable(log)
         self.images = self.errors = 0
         self.reasons: list[tuple[str, str]] = []
         self.interrupted = False
-        self._started = datetime.now(timezone.utc)
+        self._started = datetime.now(UTC)
         self._clock = time.monotonic()
 
     def __call__(self, advance: Callable[[int], None]) -> None:
         """Run to the end, to Ctrl-C, or to a failure; what was computed is written in every case.
 
         Args:
-            advance: called with the number of images of each batch.
+            advance: called with the number of images of each batch, before they are written.
 
         Raises:
             ClipzsError: what made it fail.
         """
         try:
             for batch in self.classifier.batches(self.selection.find(), live=self.selection.live):
+                advance(len(batch))
                 self.output.write(batch)
                 self.images += len(batch)
                 failed = [(result.path, result.error) for result in batch if result.error is not None]
                 self.errors += len(failed)
                 self.reasons += failed[: REASONS_KEPT - len(self.reasons)]
-                advance(len(batch))
         except KeyboardInterrupt:
             self.interrupted = True
         except OutputError:
@@ -71,6 +73,8 @@ class Run:
             raise
         if self.images:
             self._finish(None)
+        else:
+            self.output.abandon()
 
     def _finish(self, failure: str | None) -> None:
         facts = self._facts(failure)
@@ -79,9 +83,7 @@ class Run:
             try:
                 write_whole(self.log, (json_text({**facts, **self._details()}) + "\n").encode())
             except OSError as error:
-                raise OutputError(
-                    f"{self.log}: cannot be written: {error.strerror}", hint="name another --log"
-                ) from error
+                raise problem(self.log, error) from error
         logger.debug("%d images in %.1f s on %s", self.images, facts["seconds"], facts["device"])
 
     def _facts(self, failure: str | None) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class Run:
         return {
             "clipzs": __version__,
             "model": classifier.model.name,
-            "config": classifier.config if read_any else None,
+            "config": classifier.config,
             "score": classifier.options.score,
             "device": classifier.encoder.device if read_any else None,
             "precision": classifier.encoder.precision if read_any else None,

@@ -29,7 +29,9 @@ def average(prompts: Array) -> Array:
 
     Source: arXiv:2103.00020, section 3.1.4.
     """
-    return normalise(normalise(prompts).mean(axis=0, keepdims=True))[0]
+    mean = normalise(prompts).mean(axis=0, keepdims=True)  # [1, d]
+    averaged: Array = normalise(mean)[0]
+    return averaged
 
 
 def scores(images: Array, labels: Array, *, kind: ScoreKind, scale: float, bias: float | None) -> Array:
@@ -53,9 +55,12 @@ def scores(images: Array, labels: Array, *, kind: ScoreKind, scale: float, bias:
         return cosine
     logits = cosine.astype(np.float64) * scale + (bias or 0.0)
     if kind == "sigmoid":
-        return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))  # shifted so that exp cannot overflow
-    return (exp / exp.sum(axis=1, keepdims=True)).astype(np.float32)
+        shares = np.exp(-np.logaddexp(0.0, -logits))  # 1 / (1 + exp(-logits)), where exp cannot overflow
+    else:
+        exp = np.exp(logits - logits.max(axis=1, keepdims=True))  # shifted so that exp cannot overflow
+        shares = exp / exp.sum(axis=1, keepdims=True)
+    rounded: Array = shares.astype(np.float32)
+    return rounded
 
 
 def sum_groups(scores: Array, groups: Sequence[str]) -> tuple[Array, list[str]]:

@@ -6,8 +6,11 @@ A cache must never stop a run: any fault is reported once and the run goes on wi
 import hashlib
 import json
 import logging
+import shutil
 import sqlite3
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from clipzs.score import Array
 log = logging.getLogger("clipzs")
 
 SCHEMA_VERSION = 1
-_BUSY_TIMEOUT_MS = 30_000
+_PATIENCE_S = 30.0  # for other processes that write
 
 
 @dataclass(frozen=True)
@@ -53,18 +56,21 @@ class LabelStore:
     def get(self, keys: Iterable[bytes]) -> dict[bytes, LabelEmbedding]:
         """The stored embeddings among `keys`."""
         found: dict[bytes, LabelEmbedding] = {}
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return found
         try:
+            if not self.path.exists():
+                return found
             with _open(self.path) as connection:
                 for one in keys:
                     row = connection.execute(
-                        "SELECT vector, tokens, longest FROM label WHERE key = ?", (one,)
+                        "SELECT vector, tokens, longest, proof FROM label WHERE key = ?", (one,)
                     ).fetchone()
                     if row is not None:
-                        found[one] = LabelEmbedding(np.frombuffer(row[0], np.float32), row[1], row[2])
+                        found[one] = _embedding(one, *row)
         except (sqlite3.Error, OSError, ValueError) as error:
             self._give_up(error)
+            return {}
         return found
 
     def put(self, embeddings: Mapping[bytes, LabelEmbedding]) -> None:
@@ -73,10 +79,10 @@ class LabelStore:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with _open(self.path) as connection:
+            with _open(self.path, write=True) as connection:
                 connection.executemany(
-                    "INSERT OR IGNORE INTO label (key, vector, tokens, longest) VALUES (?, ?, ?, ?)",
-                    [(k, e.vector.tobytes(), e.tokens, e.longest) for k, e in embeddings.items()],
+                    "INSERT OR IGNORE INTO label (key, vector, tokens, longest, proof) VALUES (?, ?, ?, ?, ?)",
+                    [(k, *_columns(k, e)) for k, e in embeddings.items()],
                 )
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
@@ -90,39 +96,71 @@ class LabelStore:
         self.path = None
 
 
-class _open:
+def _columns(key_: bytes, embedding: LabelEmbedding) -> tuple[bytes, bytes, int, bytes]:
+    vector = np.asarray(embedding.vector, np.float32).tobytes()
+    return vector, embedding.tokens, embedding.longest, _proof(key_, vector, embedding.tokens, embedding.longest)
+
+
+def _proof(key_: bytes, vector: bytes, tokens: bytes, longest: int) -> bytes:
+    """Checksum of a row: a wrong embedding would give wrong scores without a word."""
+    return hashlib.sha256(b"".join((key_, vector, tokens, str(longest).encode()))).digest()[:8]
+
+
+def _embedding(key_: bytes, vector: object, tokens: object, longest: object, proof: object) -> LabelEmbedding:
+    if not (isinstance(vector, bytes) and isinstance(tokens, bytes) and isinstance(longest, int)):
+        raise ValueError("a row of it holds the wrong types")
+    if proof != _proof(key_, vector, tokens, longest):
+        raise ValueError("a row of it is damaged")
+    return LabelEmbedding(np.frombuffer(vector, np.float32), tokens, longest)
+
+
+@contextmanager
+def _open(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
     """A connection in one transaction: committed at the end, closed in any case."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {int(_PATIENCE_S * 1000)}")
+        deadline = time.monotonic() + _PATIENCE_S
+        while not _begun(connection, write=write, last_try=time.monotonic() > deadline):
+            time.sleep(0.02)
+        yield connection
+        connection.execute("COMMIT")
+    finally:
+        connection.close()  # rolls back what was not committed
 
-    def __init__(self, path: Path) -> None:
-        self.connection = sqlite3.connect(path, isolation_level=None)
 
-    def __enter__(self) -> sqlite3.Connection:
-        try:
-            self.connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-            version = self.connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise sqlite3.DatabaseError("it was made by a newer version of clipzs")
-            if version < SCHEMA_VERSION:
-                self.connection.execute("PRAGMA journal_mode = WAL")
-            self.connection.execute("PRAGMA synchronous = NORMAL")
-            self.connection.execute("BEGIN IMMEDIATE" if version < SCHEMA_VERSION else "BEGIN")
-            if version < SCHEMA_VERSION:
-                # A plain rowid table: WITHOUT ROWID was measured four times slower with random keys.
-                self.connection.execute(
-                    "CREATE TABLE IF NOT EXISTS label "
-                    "(key BLOB PRIMARY KEY, vector BLOB NOT NULL, tokens BLOB NOT NULL, longest INTEGER NOT NULL)"
-                )
-                self.connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        except BaseException:
-            self.connection.close()
+def _begun(connection: sqlite3.Connection, *, write: bool, last_try: bool) -> bool:
+    """Start the transaction; False if another process is in the way just now.
+
+    SQLite waits by itself for most locks, but not for the one that changes the journal mode of a new file.
+    """
+    try:
+        version = _version(connection)
+        if version < SCHEMA_VERSION:
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("BEGIN IMMEDIATE" if write or version < SCHEMA_VERSION else "BEGIN")
+        if _version(connection) < SCHEMA_VERSION:
+            # A plain rowid table: WITHOUT ROWID was measured four times slower with random keys.
+            connection.execute(
+                "CREATE TABLE label (key BLOB PRIMARY KEY, vector BLOB NOT NULL, tokens BLOB NOT NULL, "
+                "longest INTEGER NOT NULL, proof BLOB NOT NULL)"
+            )
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except sqlite3.OperationalError as error:
+        if last_try or "locked" not in str(error):
             raise
-        return self.connection
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        return False
+    return True
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            self.connection.execute("COMMIT" if kind is None else "ROLLBACK")
-        finally:
-            self.connection.close()
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise sqlite3.DatabaseError("it was made by a newer version of clipzs")
+    return version
 
 
 @dataclass(frozen=True)
@@ -141,7 +179,7 @@ def contents(folder: Path | None = None) -> list[CacheFile]:
         try:
             with _open(path) as connection:
                 labels = connection.execute("SELECT count(*) FROM label").fetchone()[0]
-        except sqlite3.Error:
+        except (sqlite3.Error, OSError):
             labels = None
         size = sum(part.stat().st_size for part in path.parent.glob(path.name + "*"))
         found.append(CacheFile(path, size, labels))
@@ -156,6 +194,10 @@ def clear(folder: Path | None = None) -> int:
     """
     freed = 0
     for path in ((folder or defaults.cache_dir()) / "labels").glob("*.sqlite*"):
-        freed += path.stat().st_size
-        path.unlink()
+        with suppress(FileNotFoundError):  # another process has closed it, and with it gone its journal
+            freed += path.lstat().st_size
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     return freed

@@ -28,7 +28,7 @@ def batches(
         live: hand over what is there instead of waiting for a full batch.
     """
     window = threading.Semaphore(2 * size)
-    futures: queue.SimpleQueue[Future[Done] | BaseException | None] = queue.SimpleQueue()
+    futures: queue.SimpleQueue[Future[Done] | None] = queue.SimpleQueue()
     stopped = threading.Event()
     pool = ThreadPoolExecutor(min(32, (os.cpu_count() or 1) + 2), thread_name_prefix="clipzs-decode")
 
@@ -40,7 +40,9 @@ def batches(
                     return
                 futures.put(pool.submit(work, item))
         except BaseException as error:
-            futures.put(error)
+            failed: Future[Done] = Future()
+            failed.set_exception(error)
+            futures.put(failed)
         futures.put(None)
 
     threading.Thread(target=feed, name="clipzs-feed", daemon=True).start()
@@ -48,22 +50,22 @@ def batches(
         ended = False
         while not ended:
             batch: list[Done] = []
-            while len(batch) < size:
+            failure: BaseException | None = None
+            while len(batch) < size and not ended:
                 try:
                     future = futures.get(timeout=LINGER_S if live and batch else None)
                 except queue.Empty:
                     break
-                if future is None:
+                failure = future.exception() if future else None
+                if future is None or failure is not None:
                     ended = True
-                    break
-                if isinstance(future, BaseException):
-                    if batch:
-                        yield batch
-                    raise future
-                batch.append(future.result())
-                window.release()
+                else:
+                    batch.append(future.result())
+                    window.release()
             if batch:
                 yield batch
+            if failure is not None:
+                raise failure
     finally:
         stopped.set()
         window.release()

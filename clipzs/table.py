@@ -1,6 +1,7 @@
 """Results for people: bars for each image, and counts per label at the end."""
 
-from collections import Counter
+import io
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -28,9 +29,9 @@ class TableWriter:
         self.stream = stream
         self.cosine = cosine
         self.counts: Counter[str] = Counter()
-        self.sums: Counter[str] = Counter()
+        self.sums: defaultdict[str, float] = defaultdict(float)
         self.errors = 0
-        self._buffer = _Buffer()
+        self._buffer = io.StringIO()
         self._console = Console(
             file=self._buffer,
             force_terminal=colour,
@@ -87,32 +88,10 @@ class TableWriter:
         self._console.print(text, soft_wrap=True)
 
     def _flush(self) -> None:
-        self.stream.write(self._buffer.taken().encode("utf-8", "backslashreplace"))
+        self.stream.write(self._buffer.getvalue().encode("utf-8", "backslashreplace"))
         self.stream.flush()
-
-
-class _Buffer:
-    """What the console writes, until it is taken; always UTF-8, whatever the locale."""
-
-    encoding = "utf-8"
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-
-    def write(self, text: str) -> int:
-        self._parts.append(text)
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-    def isatty(self) -> bool:
-        return False
-
-    def taken(self) -> str:
-        text = "".join(self._parts)
-        self._parts.clear()
-        return text
+        self._buffer.seek(0)
+        self._buffer.truncate()
 
 
 def _bar(share: float) -> str:

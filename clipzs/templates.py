@@ -11,6 +11,7 @@ from clipzs.errors import TemplatesError
 
 PLACEHOLDER = "<>"
 _PLACEHOLDERS = re.compile(r"<>|\{c\}|\{\}")
+_STOPS = {".": ", ", "。": "，", "।": ", "}  # full stop → comma, as the script of the template writes it
 _KEYS = ("name", "description", "source", "context", "templates")
 
 
@@ -41,7 +42,7 @@ def normalise(template: str) -> str:
 
 def fill(template: str, label: str) -> str:
     """Put the label in the place of `<>`: plain replacement, so braces in a label mean nothing."""
-    return template.replace(PLACEHOLDER, label, 1)
+    return template.replace(PLACEHOLDER, label)
 
 
 def with_context(template: str, context: str) -> str:
@@ -54,8 +55,10 @@ def with_context(template: str, context: str) -> str:
     """
     if not context:
         return template
-    stem, stop = (template[:-1], ".") if template.endswith(".") else (template, "")
-    return f"{stem}, {context}{stop}"
+    for stop, comma in _STOPS.items():
+        if template.endswith(stop):
+            return f"{template.removesuffix(stop)}{comma}{context}{stop}"
+    return f"{template}, {context}"
 
 
 @cache
@@ -94,9 +97,12 @@ def find(name_or_file: str, user_dir: Path | None = None) -> TemplateSet:
     import difflib
 
     near = difflib.get_close_matches(name_or_file, sets, n=3)
+    folder_missing = user_dir is not None and not user_dir.is_dir()
     raise TemplatesError(
         f"unknown template set {name_or_file!r}" + (f"; did you mean {', '.join(near)}?" if near else ""),
-        hint="`clipzs prompts list` shows all sets; a file of your own needs .yaml at its end",
+        hint=f"no such folder: {user_dir}"
+        if folder_missing and not near
+        else "`clipzs prompts list` shows all sets; a file of your own needs .yaml at its end",
     )
 
 
@@ -108,12 +114,12 @@ def read(path: Path) -> TemplateSet:
             without exactly one placeholder, or a template that occurs twice.
     """
     try:
-        document = yamlfile.parse(path.read_text(encoding="utf-8"))
-        return _checked(document, path)
+        return _checked(yamlfile.parse(path.read_bytes().decode("utf-8-sig")), path)
     except yamlfile.YamlProblem as problem:
         raise TemplatesError(f"{path}:{problem.line}: {problem}", hint="a set has: " + ", ".join(_KEYS)) from problem
     except UnicodeDecodeError as error:
-        raise TemplatesError(f"{path}: not UTF-8 text") from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise TemplatesError(f"{path}:{line}: not UTF-8 text", hint="save it as UTF-8") from error
     except OSError as error:
         raise TemplatesError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -126,7 +132,7 @@ def _checked(document: yamlfile.Document, path: Path) -> TemplateSet:
         if key not in _KEYS:
             raise yamlfile.YamlProblem(f"unknown key {key!r}", document.line(key))
     for key in ("name", "description", "source", "context"):
-        if not isinstance(data.get(key) or "", str):
+        if not isinstance(data.get(key), str | None):
             raise yamlfile.YamlProblem(f"`{key}` must be text", document.line(key))
     templates = data.get("templates")
     if not isinstance(templates, list) or not templates:

@@ -3,8 +3,6 @@
 Every writer takes batches as they come and flushes after each, so that a pipeline sees results at once.
 """
 
-import csv
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +10,7 @@ from typing import Any, BinaryIO, Protocol
 
 from clipzs.results import Result
 
-_SURROGATES = re.compile(r"[\ud800-\udfff]")
+_ESCAPED = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -29,14 +27,23 @@ class Writer(Protocol):
         """Put out what comes last; `run` holds the facts of the run."""
 
 
+_TSV_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
+
+
+def tsv_field(text: str) -> str:
+    """A field that holds no tab and no line end of its own; backslashes are doubled so that it can be undone."""
+    return text.translate(_TSV_ESCAPES)
+
+
 def json_text(value: Any) -> str:
     """JSON on one line, letters of all scripts as they are.
 
     A file name that is not UTF-8 is held by Python as lone surrogates; they are written as JSON
     escapes (byte 0xff as \\udcff), which `json.loads` and `os.fsencode` turn back into the same bytes.
+    So are the few other characters that a terminal obeys or some readers take for a line's end.
     """
     text = json.dumps(value, ensure_ascii=False)
-    return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class JsonlWriter:
@@ -81,18 +88,13 @@ class TsvWriter:
     """path, label, score; no header. Tabs, newlines and backslashes inside a field are escaped as \\t, \\n, \\\\."""
 
     streams = True
-    _escapes = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
 
     def write(self, batch: Sequence[Result]) -> None:
         """One line per image and kept label; an image that could not be read has an empty label and score."""
-        lines = (
-            "\t".join(field.translate(self._escapes) for field in row[:3]) + "\n"
-            for result in batch
-            for row in _rows(result)
-        )
+        lines = ("\t".join(tsv_field(field) for field in row[:3]) + "\n" for result in batch for row in _rows(result))
         self.stream.write(_bytes("".join(lines)))
         self.stream.flush()
 
@@ -114,15 +116,11 @@ class CsvWriter:
 
     def write(self, batch: Sequence[Result]) -> None:
         """One row per image and kept label."""
-        text = io.StringIO(newline="")
-        rows = csv.writer(text, lineterminator="\n")
-        if not self._started:
-            rows.writerow(("path", "label", "score", "error"))
-            self._started = True
+        rows = [] if self._started else [("path", "label", "score", "error")]
+        self._started = True
         for result in batch:
-            for path, label, score, error in _rows(result):
-                rows.writerow((_no_formula(path), _no_formula(label), score, error))
-        self.stream.write(_bytes(text.getvalue()))
+            rows += [(_no_formula(row[0]), _no_formula(row[1]), *row[2:]) for row in _rows(result)]
+        self.stream.write(_bytes("".join(",".join(map(_quoted, row)) + "\n" for row in rows)))
         self.stream.flush()
 
     def close(self, run: Mapping[str, Any]) -> None:
@@ -167,6 +165,11 @@ def _rows(result: Result) -> list[tuple[str, str, str, str]]:
 def _bytes(text: str) -> bytes:
     """UTF-8, with the bytes of file names that are not UTF-8 as they are on disk."""
     return text.encode("utf-8", "surrogateescape")
+
+
+def _quoted(field: str) -> str:
+    # Python's csv module before 3.13 leaves a lone carriage return unquoted, and then reads it as a line's end.
+    return '"' + field.replace('"', '""') + '"' if any(mark in field for mark in ',"\r\n') else field
 
 
 def _no_formula(text: str) -> str:

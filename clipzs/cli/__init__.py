@@ -66,11 +66,16 @@ class Commands(TyperGroup):
         except BrokenPipeError:  # the reader has seen enough (| head)
             _drop_stdout()
             return 0
+        except SystemExit as stop:  # what typer makes of a closed pipe
+            if not isinstance(stop.__context__, BrokenPipeError):
+                raise
+            _drop_stdout()
+            return 0
 
 
 def _drop_stdout() -> None:
     """Whatever is still buffered for the closed pipe goes nowhere, instead of failing again at exit."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -122,12 +127,11 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         pass
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None when it was closed by the caller (>&-)
+            sys.stdout.flush()
     except BrokenPipeError:
         _drop_stdout()
     except OSError as error:
         say(f"standard output: cannot be written: {error.strerror}", kind="error")
         code = code or 1
-    with suppress(OSError):
-        sys.stderr.flush()
     os._exit(code)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def classify(
+    ctx: typer.Context,
     paths: o.Paths = None,
     *,
     labels: o.LabelsCsv,
@@ -60,6 +61,9 @@ def classify(
     from clipzs.output import Output
     from clipzs.run import Run
 
+    labels, label, labels_file = o.as_typed(ctx, labels=labels, label=label, labels_file=labels_file)
+    templates, template = o.as_typed(ctx, templates=templates, template=template)
+    format_, json = o.as_typed(ctx, format_=format_ or "", json=json)
     selection = _selection(paths or [], files_from, null=null, recursive=recursive, exclude=exclude)
     target = None if output in (None, "-") else Path(str(output))
     chosen_format = _format(format_, json, target)
@@ -115,10 +119,10 @@ def _selection(paths: list[str], lists: list[str], **how: Any) -> "Selection":
     return Selection(paths, lists, **how)
 
 
-def _format(format_: str | None, json: bool, target: Path | None) -> str:
+def _format(format_: str, json: bool, target: Path | None) -> str:
     from clipzs.output import default_format
 
-    if json and format_ not in (None, "jsonl"):
+    if json and format_ not in ("", "jsonl"):
         raise UsageProblem(f"--json is --format jsonl, and --format {format_} is named too", hint="name one")
     return "jsonl" if json else format_ or default_format(target)
 

@@ -1,6 +1,7 @@
 """What a person reads besides results: warnings, notes and progress, all on standard error."""
 
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -46,15 +47,13 @@ def set_up(*, quiet: bool, verbose: bool) -> None:
     else:
         logging.getLogger().handlers = [logging.NullHandler()]
         warnings.simplefilter("ignore")
-    _quiet_downloads(quiet or not sys.stderr.isatty())
-
-
-def _quiet_downloads(quiet: bool) -> None:
-    import os
-
-    if quiet:
+    if quiet or not _on_terminal():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class Progress:
@@ -65,7 +64,7 @@ class Progress:
     """
 
     def __init__(self, *, enabled: bool, until_first: bool) -> None:
-        self.enabled = enabled and sys.stderr.isatty()
+        self.enabled = enabled and _on_terminal()
         self.until_first = until_first
         self._bar: Any = None
         self._images: Any = None

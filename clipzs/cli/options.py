@@ -37,6 +37,17 @@ def repeated(*flags: str, help: str, panel: str | None = None, **more: Any) -> A
     )
 
 
+def as_typed(context: typer.Context, **values: Any) -> tuple[Any, ...]:
+    """Values of options of one kind: what the command line says of any of them silences the environment for all.
+
+    Otherwise CLIPZS_LABELS would join labels from a file that was named for this one call.
+    """
+    sources = {name: getattr(context.get_parameter_source(name), "name", "") for name in values}
+    if "COMMANDLINE" not in sources.values():
+        return tuple(values.values())
+    return tuple(value if sources[name] == "COMMANDLINE" else type(value)() for name, value in values.items())
+
+
 def env_name(flags: tuple[str, ...]) -> str:
     """CLIPZS_ and the first long flag in capitals."""
     long = next(flag for flag in flags if flag.startswith("--"))

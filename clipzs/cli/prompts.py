@@ -39,6 +39,7 @@ def show(name: Name, prompts_dir: o.PromptsDir = None) -> None:
 
 @app.command("expand")
 def expand(
+    ctx: typer.Context,
     *,
     labels: o.LabelsCsv,
     label: o.LabelOne,
@@ -53,7 +54,10 @@ def expand(
     from clipzs import prompts
     from clipzs import templates as templates_module
     from clipzs.cli.classify import given_labels
+    from clipzs.writers import tsv_field
 
+    labels, label, labels_file = o.as_typed(ctx, labels=labels, label=label, labels_file=labels_file)
+    templates, template = o.as_typed(ctx, templates=templates, template=template)
     chosen = templates_module.chosen(templates, template, context, prompts_dir)
     checked = labels_module.checked(given_labels(labels, label, labels_file), least=1)
-    print_lines(f"{one.name}\t{text}" for one in checked for text in prompts.expand(one, chosen))
+    print_lines(f"{tsv_field(one.name)}\t{tsv_field(text)}" for one in checked for text in prompts.expand(one, chosen))

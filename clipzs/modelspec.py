@@ -1,0 +1,105 @@
+"""A model, fully described: what `resolve` makes of a name. No torch; no network until the weights are asked for."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from clipzs import hub
+from clipzs.errors import ModelError
+from clipzs.preprocess import Preprocess
+
+HF_HUB = "hf-hub:"
+DEFAULT_CONTEXT_LENGTH = 77
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model, fully described.
+
+    Attributes:
+        name: how results name it, e.g. "ViT-B-32:openai".
+        config: open_clip's model config (embed_dim, vision_cfg, text_cfg, quick_gelu ...).
+        preprocess: what its images go through.
+        file: the checkpoint, of a model that is a local file.
+        repo: the Hugging Face repository of one that is not, and
+        filename: the checkpoint's name in it; None for open_clip's usual names.
+        tokenizer_dir: a local-dir model's folder, where its own tokenizer lies.
+        allow_pickle: whether the repository's .bin will do.
+    """
+
+    name: str
+    config: Mapping[str, Any] = field(repr=False)
+    preprocess: Preprocess
+    file: Path | None = None
+    repo: str = ""
+    filename: str | None = None
+    tokenizer_dir: Path | None = None
+    allow_pickle: bool = False
+
+    @cached_property
+    def weights(self) -> Path:
+        """The checkpoint on this machine, downloaded now if it has to be.
+
+        Raises:
+            ModelUnavailable: neither cached nor downloadable.
+        """
+        if self.file is not None:
+            return self.file
+        return hub.weights(self.repo, self.filename, allow_pickle=self.allow_pickle)
+
+    @property
+    def local_weights(self) -> Path | None:
+        """The checkpoint if it is on this machine already. No network."""
+        if self.file is not None:
+            return self.file
+        return hub.cached_weights(self.repo, self.filename, allow_pickle=self.allow_pickle)
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, for people."""
+        return str(self.file) if self.file else f"{HF_HUB}{self.repo}"
+
+    @property
+    def context_length(self) -> int:
+        """Tokens a prompt may have, its start and end included."""
+        return int(self.config["text_cfg"].get("context_length", DEFAULT_CONTEXT_LENGTH))
+
+    @property
+    def tokenizer(self) -> str:
+        """Name of the tokenizer: a Hugging Face one, or open_clip's BPE."""
+        name = self.config["text_cfg"].get("hf_tokenizer_name")
+        return str(self.tokenizer_dir or name) if name else "open_clip BPE"
+
+    @property
+    def sigmoid(self) -> bool:
+        """Whether it was trained with a bias for independent probabilities (SigLIP)."""
+        return self.config.get("init_logit_bias") is not None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights: what tells two models of one name apart.
+
+        Raises:
+            ModelError: they cannot be read.
+        """
+        path = self.weights.resolve()
+        if path.parent.name == "blobs" and len(path.name) == 64:
+            return path.name  # the hub cache names large files by their SHA-256
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+        return digest.hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that determines an embedding but the texts: weights, architecture, tokenizer, preprocessing."""
+        described = [self.fingerprint, dict(self.config), self.tokenizer, vars(self.preprocess)]
+        return hashlib.sha256(json.dumps(described, sort_keys=True, default=list).encode()).hexdigest()

@@ -1,0 +1,71 @@
+"""open_clip's own lists of architectures and weights, read without importing torch."""
+
+import difflib
+import importlib
+import importlib.util
+import json
+import sys
+import types
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from clipzs import catalogue
+from clipzs.errors import ModelError, UnknownModel
+
+
+def model_names() -> list[str]:
+    """Names of all architectures open_clip has."""
+    return sorted(path.stem for path in (_open_clip_folder() / "model_configs").glob("*.json"))
+
+
+@cache
+def tag_table() -> dict[str, dict[str, dict[str, Any]]]:
+    """open_clip's table of pretrained weights: architecture → tag → its facts.
+
+    Read from open_clip's own module, loaded on its own: importing the package would import torch,
+    torchvision and timm first, which takes seconds.
+    """
+    alias = "_clipzs_open_clip"
+    package = types.ModuleType(alias)
+    package.__path__ = [str(_open_clip_folder())]
+    blocked = "safetensors.torch" not in sys.modules
+    if blocked:
+        sys.modules["safetensors.torch"] = None  # type: ignore[assignment]  # its import is optional there, and slow
+    try:
+        sys.modules[alias] = package
+        module = importlib.import_module(f"{alias}.pretrained")
+    finally:
+        if blocked:
+            del sys.modules["safetensors.torch"]
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, tag in module.list_pretrained():
+        table.setdefault(name, {})[tag] = module.get_pretrained_cfg(name, tag)
+    return table
+
+
+def _open_clip_folder() -> Path:
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError("open_clip is not installed", hint="pip install open_clip_torch")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def architecture(name: str) -> dict[str, Any]:
+    """The config of a built-in architecture.
+
+    Raises:
+        UnknownModel: the message names the nearest names.
+    """
+    known = model_names()
+    if name not in known:
+        by_lower = {each.lower(): each for each in (*known, *(preset.name for preset in catalogue.PRESETS))}
+        near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+        raise UnknownModel(
+            f"unknown model {name!r}"
+            + (f"; did you mean {', '.join(by_lower[each] for each in near)}?" if near else ""),
+            hint="`clipzs models list` shows the recommended ones, --all everything",
+        )
+    text = (_open_clip_folder() / "model_configs" / f"{name}.json").read_text(encoding="utf-8")
+    config: dict[str, Any] = json.loads(text)
+    return config

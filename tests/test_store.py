@@ -1,0 +1,447 @@
+"""The text cache: what it saves, when it must not be used, and that no fault of it ever costs a result."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from safetensors.torch import load_file, save_file
+
+from clipzs import Classifier, defaults, store
+from clipzs.embed import label_embeddings
+from clipzs.encoder import Tokens
+from clipzs.store import LabelEmbedding, LabelStore, key
+
+LABELS = ("cat", "dog", "rocket")
+Folder = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    root = tmp_path_factory.getbasetemp() / "models"
+    return lambda kind: models.checkpoint(kind, root)
+
+
+@pytest.fixture
+def classify(run, folder, cat, tmp_path):
+    """Classify one photo with a small model; gives (scores by label, prompts encoded, standard error)."""
+
+    def once(*options: object, labels: tuple[str, ...] = LABELS, model: str | None = None):
+        name = model or f"local-dir:{folder('vit')}"
+        log = tmp_path / "log.json"
+        words = [part for label in labels for part in ("--label", label)]
+        result = run("classify", cat, *words, "--model", name, "--json", "--log", log, *options)
+        assert result.exit_code == 0, result.stderr
+        (record,) = map(json.loads, result.stdout.splitlines())
+        scores = {one["label"]: one["score"] for one in record["scores"]}
+        return scores, json.loads(log.read_text())["prompts_encoded"], result.stderr
+
+    return once
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """The cache folder that `isolated` has named."""
+    return tmp_path / "cache"
+
+
+def only_file(cache: Path) -> Path:
+    (file,) = (cache / "labels").glob("*.sqlite")
+    return file
+
+
+# What it saves
+
+
+def test_the_second_run_makes_no_text_pass_and_scores_the_same(classify):
+    cold, encoded, _ = classify()
+    warm, encoded_again, stderr = classify()
+    assert encoded == 3 * 7
+    assert encoded_again == 0
+    assert warm == cold
+    assert stderr == ""
+
+
+def test_a_warm_cache_never_builds_the_text_tower(folder, cat):
+    def classified() -> tuple[Classifier, np.ndarray]:
+        classifier = Classifier(LABELS, model=f"local-dir:{folder('vit')}")
+        (result,) = classifier.classify([cat])
+        return classifier, np.array([score.score for score in result.scores])
+
+    cold, cold_scores = classified()
+    warm, warm_scores = classified()
+    built = [{"_text", "_visual", "_tokenizer"} & set(vars(one.encoder)) for one in (cold, warm)]
+    assert built == [{"_text", "_visual", "_tokenizer"}, {"_visual"}]
+    np.testing.assert_array_equal(warm_scores, cold_scores)
+    np.testing.assert_array_equal(warm.label_vectors, cold.label_vectors)
+
+
+def test_one_more_label_encodes_that_label_only(classify):
+    classify()
+    scores, encoded, _ = classify(labels=(*LABELS, "a cup of coffee"))
+    assert encoded == 7
+    assert scores == classify("--no-cache", labels=(*LABELS, "a cup of coffee"))[0]
+
+
+def test_the_order_of_labels_does_not_matter(classify):
+    first, _, _ = classify()
+    second, encoded, _ = classify(labels=LABELS[::-1])
+    assert encoded == 0
+    assert second == first
+
+
+def test_warnings_about_labels_are_given_from_the_cache_too(classify):
+    labels = ("cat", "Cat", "word " * 80)
+    first, second = classify(labels=labels), classify(labels=labels)
+    assert second[1] == 0
+    assert first[2] == second[2]
+    assert "same text: cat, Cat" in first[2]
+    assert "the end was cut" in first[2]
+
+
+# When it must not be used
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--template", "a drawing of a <>"],
+        ["--templates", "imagenet7"],
+        ["--context", "a type of animal"],
+        ["--precision", "bf16"],
+        ["--no-cache"],
+    ],
+    ids=" ".join,
+)
+def test_whatever_changes_an_embedding_is_encoded_anew(classify, options):
+    classify()
+    _, encoded, _ = classify(*options)
+    assert encoded > 0
+
+
+def test_other_weights_or_another_architecture_are_encoded_anew(classify, folder, tmp_path):
+    classify()
+    other = tmp_path / "other"
+    other.mkdir()
+    state = load_file(folder("vit") / "open_clip_model.safetensors")
+    state["text_projection"] *= 2
+    save_file(state, other / "open_clip_model.safetensors")
+    models.write_config(other, models.CONFIGS["vit"])
+    assert classify(model=f"local-dir:{other}")[1] == 21
+    models.write_config(other, {**models.CONFIGS["vit"], "quick_gelu": True})
+    assert classify(model=f"local-dir:{other}")[1] == 21
+    assert classify(model=f"local-dir:{folder('quickgelu')}")[1] == 21
+    assert classify()[1] == 0
+
+
+def test_no_cache_leaves_nothing_behind(classify, cache):
+    classify("--no-cache")
+    assert not cache.exists()
+
+
+def test_the_cache_lies_where_it_is_told_to(classify, cache, tmp_path):
+    classify("--cache-dir", tmp_path / "elsewhere")
+    assert only_file(tmp_path / "elsewhere").stat().st_size > 0
+    assert not cache.exists()
+
+
+# The commands
+
+
+def test_info_counts_and_clear_deletes(run, classify, cache):
+    classify()
+    title, row = run("cache", "info").stdout.splitlines()
+    assert title.startswith(f"{cache}: 1 models, ")
+    assert row.split("\t")[1] == "3"
+    cleared = run("cache", "clear")
+    assert cleared.exit_code == 0
+    assert cleared.stdout.startswith(f"{cache}: 0.")
+    assert list((cache / "labels").iterdir()) == []
+    assert run("cache", "info").stdout == f"{cache}: 0 models, 0.0 MB\n"
+    assert classify()[1] == 21
+
+
+def test_the_commands_take_a_folder_and_mind_no_absence(run, tmp_path):
+    assert run("cache", "info", "--cache-dir", tmp_path / "none").stdout == f"{tmp_path / 'none'}: 0 models, 0.0 MB\n"
+    assert run("cache", "clear", "--cache-dir", tmp_path / "none").exit_code == 0
+    assert not (tmp_path / "none").exists()
+
+
+def test_clear_touches_nothing_but_the_stores(run, cache):
+    (cache / "labels").mkdir(parents=True)
+    (cache / "notes.txt").write_text("mine")
+    (cache / "labels" / "notes.txt").write_text("mine")
+    (cache / "labels" / "a.sqlite").write_text("x")
+    assert run("cache", "clear").exit_code == 0
+    assert sorted(path.name for path in cache.rglob("*.*")) == ["notes.txt", "notes.txt"]
+
+
+# Faults
+
+
+def _edit(*statements: str) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+            connection.commit()
+
+    return change
+
+
+def _replaced_by_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def _truncated(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+FAULTS = {
+    "garbage": lambda file: file.write_bytes(b"no database" * 1000),
+    "truncated": _truncated,
+    "a folder": _replaced_by_folder,
+    "a newer version": _edit("PRAGMA user_version = 99"),
+    "no table": _edit("DROP TABLE label"),
+    "other columns": _edit("DROP TABLE label", "CREATE TABLE label (key BLOB PRIMARY KEY, x)"),
+    "short vectors": _edit("UPDATE label SET vector = substr(vector, 1, 7)"),
+    "shorter vectors": _edit("UPDATE label SET vector = substr(vector, 1, 64)"),
+    "no vectors": _edit("UPDATE label SET vector = x''"),
+    "a changed number": _edit("UPDATE label SET vector = x'0000803f' || substr(vector, 5) WHERE rowid = 2"),
+    "text for vectors": _edit("UPDATE label SET vector = 'text'"),
+    "text for tokens": _edit("UPDATE label SET tokens = 'text'"),
+    "text for lengths": _edit("UPDATE label SET longest = 'text'"),
+    "rows exchanged": _edit(
+        "CREATE TABLE t AS SELECT * FROM label",
+        "UPDATE label SET vector = (SELECT vector FROM t WHERE t.rowid = 4 - label.rowid)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_cache_warns_once_and_costs_no_score(classify, cache, run, fault):
+    expected, _, _ = classify()
+    file = only_file(cache)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")  # all of it in the one file
+    FAULTS[fault](file)
+    scores, encoded, stderr = classify()
+    assert scores == expected
+    assert encoded == 21
+    (warning,) = stderr.splitlines()
+    assert warning.startswith(f"warning: the text cache {file} cannot be used (")
+    assert "clipzs cache clear" in warning
+    assert run("cache", "info").exit_code == 0
+    assert run("cache", "clear").exit_code == 0
+    assert [classify()[1:] for _ in range(2)] == [(21, ""), (0, "")]
+
+
+@pytest.mark.parametrize("place", ["/dev/null/cache", "/proc/cache", "a file"])
+def test_a_cache_folder_that_cannot_be_made_warns_once(classify, tmp_path, place):
+    (tmp_path / "a file").touch()
+    scores, encoded, stderr = classify("--cache-dir", tmp_path / place)
+    assert encoded == 21
+    assert [line.partition(" (")[0].split(" ")[:4] for line in stderr.splitlines()] == [
+        ["warning:", "the", "text", "cache"]
+    ]
+    assert scores == classify("--no-cache")[0]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_cache_that_may_only_be_read_warns_once(classify, cache):
+    expected, _, _ = classify()
+    only_file(cache).chmod(0o400)
+    (cache / "labels").chmod(0o500)
+    try:
+        scores, _, stderr = classify(labels=(*LABELS, "fox"))
+    finally:
+        (cache / "labels").chmod(0o700)
+    assert len(stderr.splitlines()) == 1
+    assert set(expected) < set(scores)
+
+
+def test_an_empty_file_in_place_of_the_cache_becomes_one(classify, cache):
+    classify()
+    file = only_file(cache)
+    for part in (cache / "labels").iterdir():
+        part.unlink()
+    file.touch()
+    assert [classify()[1:] for _ in range(2)] == [(21, ""), (0, "")]
+
+
+# The store itself
+
+
+def embedding(number: int) -> LabelEmbedding:
+    return LabelEmbedding(np.random.default_rng(number).random(512, np.float32), bytes([number % 256]) * 32, number)
+
+
+def same(one: LabelEmbedding, other: LabelEmbedding) -> bool:
+    return (
+        one.vector.tobytes() == other.vector.tobytes() and one.tokens == other.tokens and one.longest == other.longest
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(
+        st.binary(min_size=32, max_size=32),
+        st.builds(
+            LabelEmbedding,
+            arrays.arrays(np.float32, st.integers(1, 40)),
+            st.binary(max_size=40),
+            st.integers(0, 10**6),
+        ),
+        max_size=6,
+    ),
+    st.binary(min_size=32, max_size=32),
+)
+def test_what_is_put_is_what_is_got(tmp_path_factory, given_ones, another):
+    kept = LabelStore(tmp_path_factory.mktemp("store"), "any/model:name", "0123456789abcdef")
+    kept.put(given_ones)
+    found = kept.get([*given_ones, another])
+    assert found.keys() == given_ones.keys()
+    assert all(same(found[one], given_ones[one]) for one in found)
+    assert all(found[one].vector.dtype == np.float32 for one in found)
+
+
+def test_a_key_differs_for_every_difference_in_what_it_is_made_of():
+    several = [("a", "b"), ("ab", ""), ("a", ["b"]), (["a", "b"],), ("a", "b", ""), ("a", 'b"'), ("\udcff", "b")]
+    assert len({key(*one) for one in several}) == len(several)
+    assert all(len(key(*one)) == 32 for one in several)
+
+
+def test_a_store_without_a_folder_keeps_nothing():
+    nothing = LabelStore(None, "model", "digest")
+    nothing.put({bytes(32): embedding(1)})
+    assert nothing.get([bytes(32)]) == {}
+
+
+def test_the_name_of_a_model_cannot_lead_out_of_the_folder(tmp_path):
+    kept = LabelStore(tmp_path, "local-dir:../../../etc/" + "x" * 300, "0" * 64)
+    kept.put({bytes(32): embedding(1)})
+    assert only_file(tmp_path).parent == tmp_path / "labels"
+
+
+def _fill(folder: str, worker: int, barrier: "multiprocessing.synchronize.Barrier") -> None:
+    barrier.wait()
+    for number in range(worker * 30, worker * 30 + 40):  # a quarter of them is also written by the next worker
+        LabelStore(Path(folder), "model", "digest").put({number.to_bytes(32, "big"): embedding(number)})
+
+
+def test_several_processes_may_write_at_once(tmp_path, capfd):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(4)
+    workers = [context.Process(target=_fill, args=(str(tmp_path), n, barrier)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    keys = [number.to_bytes(32, "big") for number in range(130)]
+    found = LabelStore(tmp_path, "model", "digest").get(keys)
+    assert all(same(found[one], embedding(number)) for number, one in enumerate(keys))
+    assert "cannot be used" not in capfd.readouterr().err
+
+
+WRITER = """
+import sys, numpy as np
+from pathlib import Path
+from clipzs.store import LabelEmbedding, LabelStore
+kept = LabelStore(Path(sys.argv[1]), "model", "digest")
+for number in range(10**9):
+    one = LabelEmbedding(np.full(64, number, np.float32), b"t", 3)
+    kept.put({(number * 50 + n).to_bytes(32, "big"): one for n in range(50)})
+    if number == 0:
+        print("ready", flush=True)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_whole_batches_only(tmp_path):
+    for attempt in range(5):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE)
+        assert writer.stdout.readline() == b"ready\n"
+        time.sleep(0.02 + 0.03 * attempt)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+    with contextlib.closing(sqlite3.connect(only_file(tmp_path))) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        count = connection.execute("SELECT count(*) FROM label").fetchone()[0]
+    assert count > 0
+    assert count % 50 == 0
+    kept = LabelStore(tmp_path, "model", "digest")
+    found = kept.get([number.to_bytes(32, "big") for number in range(count)])
+    assert len(found) == count
+    assert all(set(one.vector) == {int.from_bytes(k, "big") // 50} for k, one in found.items())
+
+
+def test_contents_tells_of_a_store_that_cannot_be_read(tmp_path):
+    LabelStore(tmp_path, "fine", "0" * 64).put({bytes(32): embedding(1)})
+    (tmp_path / "labels" / "broken.sqlite").write_bytes(b"no database" * 1000)
+    assert {file.path.stem: file.labels for file in store.contents(tmp_path)} == {
+        "broken": None,
+        "fine-000000000000": 1,
+    }
+
+
+# Encoding
+
+
+class Alphabet:
+    """An encoder a reader can predict: a text's embedding counts its letters a, b and c; its tokens are its letters."""
+
+    device, precision, logit_scale, logit_bias = "cpu", "fp32", 1.0, None
+
+    def __init__(self) -> None:
+        self.passes: list[int] = []
+
+    def tokenize(self, texts) -> Tokens:
+        ids = np.zeros((len(texts), 1200), np.int64)
+        for row, text in zip(ids, texts, strict=True):
+            row[: len(text)] = [ord(letter) for letter in text]
+        return Tokens(ids, tuple(len(text) for text in texts))
+
+    def encode_texts(self, tokens: Tokens) -> np.ndarray:
+        self.passes.append(len(tokens.ids))
+        counts = np.stack([(tokens.ids == ord(letter)).sum(axis=1) for letter in "abc"], axis=1)
+        return (counts / np.linalg.norm(counts, axis=1, keepdims=True)).astype(np.float32)
+
+    def encode_images(self, pixels):
+        raise NotImplementedError
+
+
+def test_many_prompts_go_through_in_batches_and_come_back_to_their_labels(tmp_path):
+    prompts = [("a" * (number % 500 + 1) + "b" * (number + 1), "c") for number in range(600)]
+    encoder, seen = Alphabet(), []
+    kept = LabelStore(tmp_path, "alphabet", "1")
+    labels, encoded = label_embeddings(
+        prompts, encoder, kept, digest="1", progress=lambda done, total: seen.append((done, total))
+    )
+    assert encoded == sum(encoder.passes) == 601  # "c" is shared
+    assert max(encoder.passes) <= defaults.TEXT_BATCH_SIZE
+    assert seen[-1] == (601, 601)
+    for number, label in enumerate(labels):
+        first = np.array([number % 500 + 1, number + 1, 0.0])
+        mean = first / np.linalg.norm(first) + np.array([0, 0, 1.0])
+        np.testing.assert_allclose(label.vector, mean / np.linalg.norm(mean), atol=1e-6)
+        assert label.longest == len(prompts[number][0])
+    again = Alphabet()
+    assert label_embeddings(prompts, again, kept, digest="1")[1] == 0
+    assert again.passes == []
+    assert label_embeddings(prompts, again, kept, digest="2")[1] == 601
