@@ -44,10 +44,7 @@ def fetched(repo: str, filename: str) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        raise _unavailable(repo, filename, "HF_HUB_OFFLINE is set")
-    if not answers(huggingface_hub.hf_hub_url(repo, filename)):
-        raise _unavailable(repo, filename, "there is no network")
+    require_network(repo, filename)
     try:
         return Path(huggingface_hub.hf_hub_download(repo, filename))
     except errors.GatedRepoError as error:
@@ -104,6 +101,20 @@ def weights(repo: str, filename: str | None = None, *, allow_pickle: bool = Fals
         raise ModelError(
             f"{repo} has no weights as safetensors", hint="--allow-pickle also takes .bin files (read weights-only)"
         ) from error
+
+
+def require_network(repo: str, filename: str) -> None:
+    """Refuse in time what cannot be fetched.
+
+    Raises:
+        ModelUnavailable: no network, or one that must not be used.
+    """
+    import huggingface_hub
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise _unavailable(repo, filename, "HF_HUB_OFFLINE is set")
+    if not answers(huggingface_hub.hf_hub_url(repo, filename)):
+        raise _unavailable(repo, filename, "there is no network")
 
 
 def answers(url: str) -> bool:

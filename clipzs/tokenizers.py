@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from clipzs import hub
 from clipzs.checkpoint import short
 from clipzs.encoder import Tokens
 from clipzs.errors import ModelError, ModelUnavailable
@@ -23,7 +24,7 @@ class Tokenizer:
 
     def __init__(self, spec: ModelSpec) -> None:
         """Load it."""
-        from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+        from open_clip.tokenizer import SimpleTokenizer
 
         text = spec.config["text_cfg"]
         options = {"context_length": spec.context_length, **(text.get("tokenizer_kwargs") or {})}
@@ -33,7 +34,7 @@ class Tokenizer:
                 self._own = SimpleTokenizer(**options)
             else:
                 with transformers_problems(spec):
-                    self._own = HFTokenizer(spec.tokenizer, tokenizer_mode=text.get("tokenizer_mode"), **options)
+                    self._own = _of_transformers(spec, {"tokenizer_mode": text.get("tokenizer_mode"), **options})
         except (TypeError, AssertionError) as error:
             raise ModelError(f"{spec.name}: its tokenizer_kwargs make no sense: {short(error)}") from error
 
@@ -46,6 +47,22 @@ class Tokenizer:
         if hasattr(self._own, "encode"):
             return len(self._own.encode(text)) + 2
         return len(self._own.tokenizer(self._own.clean_fn(text)).input_ids)
+
+
+def _of_transformers(spec: ModelSpec, options: dict[str, Any]) -> Any:
+    """From the model's folder or the local hub cache; from the network only when it is not there."""
+    from huggingface_hub import constants
+    from open_clip.tokenizer import HFTokenizer
+
+    try:
+        return HFTokenizer(spec.tokenizer, cache_dir=constants.HF_HUB_CACHE, local_files_only=True, **options)
+    except (ImportError, TypeError, AssertionError):
+        raise
+    except Exception:  # transformers raises anything for a file it does not find
+        if spec.tokenizer_dir is not None:
+            raise
+    hub.require_network(spec.tokenizer, "tokenizer_config.json")
+    return HFTokenizer(spec.tokenizer, cache_dir=constants.HF_HUB_CACHE, **options)
 
 
 @contextmanager

@@ -66,6 +66,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "act_kwargs": {"approximate": "tanh"},
         },
     },
+    "transformers-tokenizer": {
+        "embed_dim": 64,
+        "custom_text": True,
+        "init_logit_bias": -10,
+        "vision_cfg": {"image_size": 160, "timm_model_name": "test_vit2", "timm_pool": "avg", "timm_proj": "none"},
+        "text_cfg": {
+            **TEXT,
+            "context_length": 16,
+            "vocab_size": 14,
+            "hf_tokenizer_name": "someone/words",
+            "tokenizer_kwargs": {"clean": "canonicalize"},
+            "no_causal_mask": True,
+            "pool_type": "last",
+        },
+    },
     "coca": {
         "embed_dim": 32,
         "custom_text": True,
@@ -91,6 +106,8 @@ def checkpoint(kind: str, root: Path) -> Path:
         folder.mkdir(parents=True)
         preprocess = SQUASHED if kind in ("siglip", "rotary") else {}
         write_config(folder, CONFIGS[kind], preprocess)
+        if kind == "transformers-tokenizer":
+            word_tokenizer(folder)
         save_file(random_state(f"local-dir:{folder}"), folder / "open_clip_model.safetensors")
     return folder
 
@@ -137,3 +154,31 @@ def altered(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
     for key, value in changes.items():
         result[key] = {**result[key], **value} if isinstance(value, dict) else value
     return result
+
+
+def word_tokenizer(folder: Path) -> None:
+    """A tokenizer of the transformers package, made of a handful of words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = [
+        "<pad>",
+        "<unk>",
+        "<s>",
+        "</s>",
+        "a",
+        "photo",
+        "of",
+        "cat",
+        "dog",
+        "rocket",
+        "temple",
+        ".",
+        "cup",
+        "coffee",
+    ]
+    plain = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    plain.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=plain, **special).save_pretrained(folder)

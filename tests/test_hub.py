@@ -166,6 +166,32 @@ def test_no_tag_of_any_model_takes_a_pickle_unless_it_is_allowed():
         assert only in open_clip.pretrained._get_safe_alternatives(known)
 
 
+def test_a_cached_tokenizer_is_used_without_asking_the_network(run, cat, folder, cache, online, silent_hub):
+    online(silent_hub.url)
+    place = folder("transformers-tokenizer")
+    lay_out(cache, "someone/small-siglip", hub_model(place))
+    lay_out(cache, "someone/words", {path.name: path for path in place.glob("tokenizer*.json")})
+    absent = cache / "models--someone--words" / ".no_exist" / COMMIT
+    absent.mkdir(parents=True)
+    for name in ("config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"):
+        (absent / name).touch()  # what the hub's client notes of files that transformers asked for in vain
+    ours = classify(run, cat, "--model", "hf-hub:someone/small-siglip")
+    assert ours["scores"] == classify(run, cat, "--model", f"local-dir:{place}")["scores"]
+    assert silent_hub.knocks == 0
+
+
+def test_a_tokenizer_that_is_not_cached_is_refused_within_seconds(run, cat, folder, cache, online, silent_hub):
+    online(silent_hub.url)
+    lay_out(cache, "someone/small-siglip", hub_model(folder("transformers-tokenizer")))
+    started = time.monotonic()
+    result = run("classify", cat, "--labels", "cat,dog", "--model", "hf-hub:someone/small-siglip")
+    took = time.monotonic() - started
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "someone/words" in result.stderr
+    assert "there is no network" in result.stderr
+    assert took < 2 * SEVERAL_SECONDS  # transformers itself may have to be imported first
+
+
 # With nothing cached
 
 
@@ -213,7 +239,7 @@ def serve() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler], None]], _Se
     def start(reply: Callable[[BaseHTTPRequestHandler], None]) -> _Server:
         class Handler(BaseHTTPRequestHandler):
             def do_HEAD(self) -> None:
-                self.server.knocks += 1
+                self.server.knocks += "/someone/" in self.path  # the client also asks for things of its own
                 reply(self)
 
             do_GET = do_HEAD

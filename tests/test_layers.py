@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "devices": {"errors"},
     "checkpoint": {"errors"},
     "filling": {"checkpoint"},
-    "tokenizers": {"checkpoint", "encoder", "errors", "modelspec"},
+    "tokenizers": {"checkpoint", "encoder", "errors", "hub", "modelspec"},
     "towers": {"checkpoint", "devices", "encoder", "errors", "filling", "modelspec", "score", "tokenizers"},
     "store": {"defaults", "score"},
     "embed": {"defaults", "encoder", "score", "store"},
