@@ -59,7 +59,10 @@ class OpenClipEncoder:
         scale = self._scalars.get("logit_scale")
         if scale is None:
             raise ModelError(f"{self.spec.weights} has no logit_scale", hint="it is not a CLIP checkpoint")
-        return math.exp(scale)
+        try:
+            return math.exp(scale)
+        except OverflowError as error:
+            raise ModelError(f"{self.spec.weights}: its logit_scale, {scale:g}, is out of all range") from error
 
     @cached_property
     def logit_bias(self) -> float | None:

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -298,10 +299,20 @@ def test_truncated_weights_are_one_line(run, cat, model_copy, suffix, keep):
         lambda state: {key: value for key, value in state.items() if "token_embedding" not in key},
         lambda state: {key: value for key, value in state.items() if key != "logit_scale"},
         lambda state: {**state, "logit_scale": torch.zeros(3)},
+        lambda state: {**state, "logit_scale": torch.tensor(1000.0)},
         lambda state: {**state, "visual.proj": torch.zeros(3, 3)},
         lambda state: {**state, "visual.extra": torch.zeros(3)},
     ],
-    ids=["other tensors", "no image tower", "half a text tower", "no scale", "many scales", "wrong shape", "more"],
+    ids=[
+        "other tensors",
+        "no image tower",
+        "half a text tower",
+        "no scale",
+        "many scales",
+        "huge scale",
+        "wrong shape",
+        "more",
+    ],
 )
 def test_weights_of_another_architecture_are_one_line(run, cat, model_copy, change):
     weights = model_copy / "open_clip_model.safetensors"
@@ -309,6 +320,14 @@ def test_weights_of_another_architecture_are_one_line(run, cat, model_copy, chan
     code, line, _ = refusal(run, cat, "--model", f"local-dir:{model_copy}")
     assert code == 1
     assert str(weights) in line
+
+
+def test_a_tokenizer_whose_package_is_missing_is_one_line(run, cat, folder, monkeypatch):
+    place = folder("transformers-tokenizer")
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as Python marks a package that cannot be imported
+    code, line, hint = refusal(run, cat, "--model", f"local-dir:{place}")
+    assert (code, line) == (1, f"error: local-dir:{place} needs the transformers package")
+    assert hint == "hint: pip install 'clipzs[multilingual]'"
 
 
 def test_weights_for_another_built_in_architecture_are_one_line(run, cat, folder):

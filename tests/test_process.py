@@ -20,7 +20,9 @@ PATIENCE_S = 120
 
 def start(*args: object, **more: Any) -> "subprocess.Popen[bytes]":
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-m", "clipzs", "classify", *map(str, args), *LABELS], **(pipes | more))
+    command = [sys.executable, "-m", "clipzs", "classify", *map(str, args), *LABELS]
+    # A shell starts background jobs deaf to Ctrl-C, and what they start inherits that.
+    return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **(pipes | more))
 
 
 def give(process: "subprocess.Popen[bytes]", path: Path) -> None:

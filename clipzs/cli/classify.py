@@ -1,5 +1,6 @@
 """`clipzs classify`: the main job."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,8 @@ def _selection(paths: list[str], lists: list[str], **how: Any) -> "Selection":
                 "no images named", hint="name files or folders, or - to read a list of paths from a pipe"
             )
         paths = [STDIN]
+    if STDIN in (*paths, *lists) and sys.stdin is not None and sys.stdin.isatty():
+        say("reading paths from the keyboard, one a line; Ctrl-D ends the list")
     return Selection(paths, lists, **how)
 
 
