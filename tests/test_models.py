@@ -326,8 +326,8 @@ def test_a_tokenizer_whose_package_is_missing_is_one_line(run, cat, folder, monk
     place = folder("transformers-tokenizer")
     monkeypatch.setitem(sys.modules, "transformers", None)  # as Python marks a package that cannot be imported
     code, line, hint = refusal(run, cat, "--model", f"local-dir:{place}")
-    assert (code, line) == (1, f"error: local-dir:{place} needs the transformers package")
-    assert hint == "hint: pip install 'clipzs[multilingual]'"
+    assert (code, line) == (1, f"local-dir:{place} needs the transformers package")
+    assert hint == "pip install 'clipzs[multilingual]'"
 
 
 def test_weights_for_another_built_in_architecture_are_one_line(run, cat, folder):
