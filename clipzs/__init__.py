@@ -7,16 +7,17 @@ __version__ = "0.1.0"
 __all__ = ["Classifier", "ClipzsError", "Label", "Options", "Result", "Score", "__version__"]
 
 if TYPE_CHECKING:
-    from clipzs.classifier import Classifier, Options
+    from clipzs.classifier import Classifier
     from clipzs.errors import ClipzsError
     from clipzs.labels import Label
+    from clipzs.options import Options
     from clipzs.results import Result, Score
 
 _HOME = {
     "Classifier": "clipzs.classifier",
     "ClipzsError": "clipzs.errors",
     "Label": "clipzs.labels",
-    "Options": "clipzs.classifier",
+    "Options": "clipzs.options",
     "Result": "clipzs.results",
     "Score": "clipzs.results",
 }

@@ -1,9 +1,7 @@
 """The whole job as one object: labels and templates to embeddings, images to embeddings, both to results."""
 
 import logging
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -13,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipzs import defaults, images, labels, prompts, stream, templates
+from clipzs import defaults, images, labelfiles, labels, prompts, stream, templates
 from clipzs.devices import chosen_precision
 from clipzs.embed import Progress, label_embeddings
 from clipzs.errors import ImageError, ModelError, UsageProblem
+from clipzs.options import Options, checked, from_settings
 from clipzs.paths import Found
 from clipzs.resolve import ModelSpec, resolve, resolve_default
 from clipzs.results import Result, Score
-from clipzs.score import Array, ScoreKind, scores, sum_groups
+from clipzs.score import Array, scores, sum_groups
 from clipzs.store import LabelStore, key
 
 if TYPE_CHECKING:
@@ -29,53 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("clipzs")
 
 ImageLike = Union[str, "PathLike[str]", Image.Image, "NDArray[Any]", Found]
-_FLOAT_SLACK = 1e-3  # how far rounding may carry a float image out of [0, 1]
-_LOADING = threading.Lock()  # a caller may pass one lazily opened image twice; Pillow reads it once, on one thread
-SCORE_KINDS: tuple[ScoreKind, ...] = ("softmax", "sigmoid", "cosine")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to classify; every field has the default of the command line.
-
-    Attributes:
-        model: a preset, NAME[:TAG], `hf-hub:…` or `local-dir:…`; None is the default model, or the
-            embedded one where the default cannot be had.
-        pretrained: a tag or a checkpoint file.
-        templates: names or files of template sets.
-        template: single templates, joined to the sets.
-        context: appended to every prompt, e.g. "a type of flower".
-        score: "softmax", "sigmoid" (SigLIP-type models only) or "cosine".
-        top_k: how many labels to keep per image; None keeps all.
-        by_group: add up the probabilities of each label group.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        precision: "auto", "fp32", "bf16" or "fp16".
-        batch_size: images per forward pass.
-        max_megapixels: larger images are refused.
-        cache: keep label embeddings between runs.
-        cache_dir: where; None is the user's cache folder.
-        prompts_dir: the user's own template sets; None is the user's config folder.
-        quick_gelu: the activation of a checkpoint file, where it is not the architecture's usual one.
-        allow_pickle: take .bin weights where there are no safetensors.
-    """
-
-    model: str | None = None
-    pretrained: str | None = None
-    templates: Sequence[str] = ()
-    template: Sequence[str] = ()
-    context: str = ""
-    score: ScoreKind = "softmax"
-    top_k: int | None = None
-    by_group: bool = False
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int = defaults.BATCH_SIZE
-    max_megapixels: float = defaults.MAX_MEGAPIXELS
-    cache: bool = True
-    cache_dir: Path | None = None
-    prompts_dir: Path | None = None
-    quick_gelu: bool | None = None
-    allow_pickle: bool = False
 
 
 class Classifier:
@@ -113,7 +65,7 @@ class Classifier:
         """
         if options is not None and settings:
             raise TypeError(f"options are given, and apart from them: {', '.join(settings)}")
-        self.options = _checked(options or _options(settings))
+        self.options = checked(options or from_settings(settings))
         self.labels = _labels(labels, least=2 if self.options.score == "softmax" else 1)
         if self.options.by_group:
             _check_groups(self.labels)
@@ -228,9 +180,9 @@ class Classifier:
 
     def _opened(self, image: ImageLike) -> Image.Image:
         if isinstance(image, np.ndarray):
-            image = _from_array(image)
+            image = images.from_array(image)
         if isinstance(image, Image.Image):
-            return _upright(image)
+            return images.upright(image)
         path = image.path if isinstance(image, Found) else fspath(image)
         return images.read_image(path, max_megapixels=self.options.max_megapixels)
 
@@ -262,34 +214,6 @@ class Classifier:
         return [tuple(Score(names[c], float(row[c])) for c in ranked) for row, ranked in zip(table, order, strict=True)]
 
 
-def _options(settings: dict[str, Any]) -> Options:
-    """Options from keyword arguments; `templates` may mix sets and templates there."""
-    given = _listed(settings.pop("templates", ()))
-    single = [text for text in given if any(mark in text for mark in ("<>", "{}", "{c}"))]
-    sets = [text for text in given if text not in single]
-    for folder in ("cache_dir", "prompts_dir"):
-        settings[folder] = Path(settings[folder]) if settings.get(folder) else None
-    return Options(templates=sets, template=single + _listed(settings.pop("template", ())), **settings)
-
-
-def _listed(given: "str | PathLike[str] | Iterable[str | PathLike[str]]") -> list[str]:
-    return [fspath(one) for one in ([given] if isinstance(given, (str, PathLike)) else given)]
-
-
-def _checked(options: Options) -> Options:
-    if options.score not in SCORE_KINDS:
-        raise UsageProblem(f"unknown score {options.score!r}", hint=f"--score takes {', '.join(SCORE_KINDS)}")
-    if options.by_group and options.score != "softmax":
-        raise UsageProblem("--by-group adds up probabilities", hint="leave --score at softmax")
-    if options.pretrained and options.model is None:
-        raise UsageProblem("--pretrained needs the architecture", hint="name it: --model ViT-B-32 --pretrained …")
-    if options.top_k is not None and options.top_k < 1:
-        raise UsageProblem("--top-k must be at least 1")
-    if options.batch_size < 1:
-        raise UsageProblem("--batch-size must be at least 1")
-    return replace(options, templates=tuple(_listed(options.templates)), template=tuple(_listed(options.template)))
-
-
 def _check_groups(given: Sequence[labels.Label]) -> None:
     if not any(label.group for label in given):
         raise UsageProblem("--by-group needs labels with a group", hint="give them `group:` in a YAML labels file")
@@ -302,7 +226,7 @@ def _check_groups(given: Sequence[labels.Label]) -> None:
 
 def _labels(given: Iterable[str | labels.Label] | Path, *, least: int) -> tuple[labels.Label, ...]:
     if isinstance(given, Path):
-        return labels.checked(labels.read(given), least=least)
+        return labels.checked(labelfiles.read(given), least=least)
     if isinstance(given, str):
         given = labels.split_commas(given)
     return labels.checked([_label(one) for one in given], least=least)
@@ -314,32 +238,3 @@ def _label(given: str | labels.Label) -> labels.Label:
     if not isinstance(given, str):
         raise TypeError(f"a label is text or a Label, not {given!r}")
     return labels.Label(given.strip())
-
-
-def _from_array(array: "NDArray[Any]") -> Image.Image:
-    problem = ImageError(f"an array of shape {array.shape} and type {array.dtype} is not an image")
-    if array.ndim not in (2, 3) or not array.size:
-        raise problem
-    if array.dtype.kind == "f":
-        low, high = array.min(), array.max()
-        if not (low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK):  # NaN too
-            raise ImageError(f"an array of floats must lie in [0, 1], this one in [{low:g}, {high:g}]")
-        array = np.clip(np.rint(array * 255.0), 0, 255).astype(np.uint8)
-    try:
-        return Image.fromarray(array)
-    except (TypeError, ValueError) as error:
-        raise problem from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """As `images.upright_rgb`, for an image a caller opened and Pillow may only now read."""
-    if not image.width or not image.height:
-        raise ImageError("the image has no pixels")
-    try:
-        with _LOADING:
-            image.load()
-        return images.upright_rgb(image)
-    except MemoryError as error:
-        raise ImageError("not enough memory to decode it") from error
-    except Exception as error:  # a damaged file can raise anything from a decoder; it must cost this image only
-        raise ImageError(f"damaged or truncated: {' '.join(str(error).split()) or type(error).__name__}") from error

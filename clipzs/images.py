@@ -1,13 +1,15 @@
-"""One image file → an upright RGB image, or an ImageError that says what is wrong with it."""
+"""One image, from a file or from memory → an upright RGB image, or an ImageError that says what is wrong with it."""
 
 import io
 import math
 import re
+import threading
 from contextlib import suppress
 from functools import cache
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from clipzs import defaults
@@ -16,6 +18,8 @@ from clipzs.errors import ImageError
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 _HEIC_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+_FLOAT_SLACK = 1e-3  # how far rounding may carry a float image out of [0, 1]
+_LOADING = threading.Lock()  # a caller may pass one lazily opened image twice; Pillow reads it once, on one thread
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -97,6 +101,47 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "LAB":
         image = _lab_to_rgb(image)
     return image.convert("RGB")
+
+
+def from_array(array: "NDArray[Any]") -> Image.Image:
+    """An array [height, width], [height, width, 3] or [height, width, 4] as an image.
+
+    Args:
+        array: uint8, or float in [0, 1].
+
+    Raises:
+        ImageError: another shape, type or range.
+    """
+    problem = ImageError(f"an array of shape {array.shape} and type {array.dtype} is not an image")
+    if array.ndim not in (2, 3) or not array.size:
+        raise problem
+    if array.dtype.kind == "f":
+        low, high = array.min(), array.max()
+        if not (low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK):  # NaN too
+            raise ImageError(f"an array of floats must lie in [0, 1], this one in [{low:g}, {high:g}]")
+        array = np.clip(np.rint(array * 255.0), 0, 255).astype(np.uint8)
+    try:
+        return Image.fromarray(array)
+    except (TypeError, ValueError) as error:
+        raise problem from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """As `upright_rgb`, for an image that the caller opened and Pillow may only now read.
+
+    Raises:
+        ImageError: without pixels, or damaged.
+    """
+    if not image.width or not image.height:
+        raise ImageError("the image has no pixels")
+    try:
+        with _LOADING:
+            image.load()
+        return upright_rgb(image)
+    except MemoryError as error:
+        raise ImageError("not enough memory to decode it") from error
+    except Exception as error:  # a damaged file can raise anything from a decoder; it must cost this image only
+        raise ImageError(f"damaged or truncated: {_one_line(str(error)) or type(error).__name__}") from error
 
 
 def _eight_bit_grey(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipzs import labels, yamlfile
+from clipzs import labelfiles, labels, yamlfile
 from clipzs.errors import ClipzsError, LabelsError
 from clipzs.labels import Label
 
@@ -174,7 +174,7 @@ def test_a_text_file_holds_one_label_a_line(run, tmp_path, content):
 
 def test_a_hash_inside_a_line_belongs_to_the_label(tmp_path):
     path = written(tmp_path, "labels.txt", "C# code\ncat\n")
-    assert labels.read(path) == [Label("C# code"), Label("cat")]
+    assert labelfiles.read(path) == [Label("C# code"), Label("cat")]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_hash_inside_a_line_belongs_to_the_label(tmp_path):
     ids=["cells", "one-row", "header", "name", "group", "bom-crlf", "multi-line"],
 )
 def test_a_csv_file_holds_labels_with_or_without_a_header(tmp_path, content, expected):
-    assert labels.read(written(tmp_path, "labels.csv", content)) == expected
+    assert labelfiles.read(written(tmp_path, "labels.csv", content)) == expected
 
 
 BOXER = Label("boxer", ("boxer dog", "German boxer"), ("a boxer, a type of dog",), "dog")
@@ -224,27 +224,27 @@ RICH = [Label("cat", ("kitten",)), BOXER, Label("oak")]
     ],
 )
 def test_a_document_holds_labels_with_aliases_prompts_and_groups(tmp_path, name, content):
-    assert labels.read(written(tmp_path, name, content)) == RICH
+    assert labelfiles.read(written(tmp_path, name, content)) == RICH
 
 
 def test_a_mapping_may_give_just_the_prompts_of_a_label(tmp_path):
     path = written(
         tmp_path, "labels.yaml", "labels:\n  crane: [construction crane, flying crane]\n  boxer: a boxer dog\n"
     )
-    crane, boxer = labels.read(path)
+    crane, boxer = labelfiles.read(path)
     assert (crane.prompts, boxer.prompts) == (("construction crane", "flying crane"), ("a boxer dog",))
 
 
 def test_yaml_words_and_numbers_stay_text(tmp_path):
     path = written(tmp_path, "labels.yaml", "[no, yes, 1, 2.50, null, ~, 2024-01-01, 0x10, on]")
-    names = [label.name for label in labels.read(path)]
+    names = [label.name for label in labelfiles.read(path)]
     assert names == ["no", "yes", "1", "2.50", "null", "~", "2024-01-01", "0x10", "on"]
 
 
 def test_the_example_labels_are_valid(run):
     examples = Path(__file__).parent.parent / "examples"
     for name in ("labels.txt", "labels.yaml"):
-        found = labels.checked(labels.read(examples / name))
+        found = labels.checked(labelfiles.read(examples / name))
         assert "cat" in [label.name for label in found]
 
 
@@ -377,7 +377,7 @@ def test_aliases_of_yaml_that_would_unfold_to_billions_are_refused_at_once(run, 
 def test_nothing_in_a_yaml_file_is_executed(tmp_path):
     path = written(tmp_path, "labels.yaml", "- !!python/object/apply:os.system ['exit 1']\n- !!int dog\n")
     with pytest.raises(LabelsError, match=":1: a label must be text, not"):
-        labels.read(path)
+        labelfiles.read(path)
 
 
 # For any text
@@ -398,7 +398,7 @@ def several(strategy: "st.SearchStrategy[str]") -> "st.SearchStrategy[list[str]]
 def test_any_labels_survive_a_text_file(tmp_path, texts):
     texts[0] = texts[0].removeprefix("\ufeff").strip() or "x"  # at the start of a file it is a byte order mark
     path = written(tmp_path, "any.txt", "\n".join(texts))
-    assert [label.name for label in labels.read(path)] == [text for text in texts if not text.startswith("#")]
+    assert [label.name for label in labelfiles.read(path)] == [text for text in texts if not text.startswith("#")]
 
 
 @SEVERAL
@@ -406,9 +406,9 @@ def test_any_labels_survive_a_text_file(tmp_path, texts):
 def test_any_labels_survive_json(tmp_path, texts):
     for ascii_only in (True, False):
         path = written(tmp_path, "any.json", json.dumps(texts, ensure_ascii=ascii_only))
-        assert [label.name for label in labels.read(path)] == texts
+        assert [label.name for label in labelfiles.read(path)] == texts
     path = written(tmp_path, "any.json", json.dumps({"labels": dict.fromkeys(texts)}))
-    assert [label.name for label in labels.read(path)] == texts
+    assert [label.name for label in labelfiles.read(path)] == texts
 
 
 @SEVERAL
@@ -417,7 +417,7 @@ def test_any_labels_survive_csv(tmp_path, texts):
     text = io.StringIO(newline="")
     csv.writer(text).writerows([["label"], *([name] for name in texts)])
     path = written(tmp_path, "any.csv", text.getvalue())
-    assert [label.name for label in labels.read(path)] == texts
+    assert [label.name for label in labelfiles.read(path)] == texts
 
 
 @SEVERAL
@@ -425,7 +425,7 @@ def test_any_labels_survive_csv(tmp_path, texts):
 def test_any_labels_survive_yaml(tmp_path, texts):
     for document in (texts, {"labels": [{"name": text} for text in texts]}):
         path = written(tmp_path, "any.yaml", yaml.safe_dump(document, allow_unicode=True))
-        assert [label.name for label in labels.read(path)] == texts
+        assert [label.name for label in labelfiles.read(path)] == texts
 
 
 @SEVERAL
@@ -471,7 +471,7 @@ def test_no_text_breaks_the_splitting_at_commas(text):
 @given(any_text.map(str.encode) | st.binary(max_size=60))
 def test_no_content_breaks_a_labels_file(tmp_path, content):
     for suffix in (".txt", ".csv", ".json", ".yaml"):
-        result = outcome(labels.read, written(tmp_path, f"any{suffix}", content))
+        result = outcome(labelfiles.read, written(tmp_path, f"any{suffix}", content))
         if isinstance(result, LabelsError):
             assert str(result).startswith(str(tmp_path / f"any{suffix}:"))
             assert "\n" not in str(result)

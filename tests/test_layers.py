@@ -20,7 +20,9 @@ MAY_IMPORT = {
     "stream": set(),
     "yamlfile": set(),
     "preprocess": set(),
-    "labels": {"errors", "yamlfile"},
+    "labels": {"errors"},
+    "labelfiles": {"errors", "labels", "yamlfile"},
+    "options": {"defaults", "errors", "score"},
     "templates": {"defaults", "errors", "yamlfile"},
     "prompts": {"labels", "templates"},
     "images": {"defaults", "errors"},
@@ -39,14 +41,15 @@ MAY_IMPORT = {
     "store": {"defaults", "score"},
     "embed": {"defaults", "encoder", "score", "store"},
     "classifier": {
-        "defaults", "devices", "embed", "encoder", "errors", "images", "labels", "modelspec", "paths", "prompts",
+        "defaults", "devices", "embed", "encoder", "errors", "images", "labelfiles", "labels", "modelspec",
+        "options", "paths", "prompts",
         "resolve", "results", "score", "store", "stream", "templates", "towers",
     },
     "writers": {"results"},
     "table": {"paths", "results"},
     "output": {"errors", "results", "table", "writers"},
     "run": {"classifier", "errors", "output", "paths", "writers"},
-    "__init__": {"classifier", "errors", "labels", "results"},
+    "__init__": {"classifier", "errors", "labels", "options", "results"},
     "__main__": {"cli"},
 }  # fmt: skip
 # The modules that run a model; everything else must do without torch.

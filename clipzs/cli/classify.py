@@ -58,7 +58,8 @@ def classify(
     (each has its error record), 130 stopped with Ctrl-C.
     """
     set_up(quiet=quiet, verbose=verbose)
-    from clipzs.classifier import Classifier, Options
+    from clipzs.classifier import Classifier
+    from clipzs.options import Options
     from clipzs.output import Output
     from clipzs.run import Run
 
@@ -102,7 +103,8 @@ def classify(
 
 def given_labels(csv: list[str], one: list[str], files: list[str]) -> "list[Label]":
     """The labels of all label options, in this order: --labels, --label, --labels-file."""
-    from clipzs.labels import from_names, read, split_commas
+    from clipzs.labelfiles import read
+    from clipzs.labels import from_names, split_commas
 
     named = from_names([name for text in csv for name in split_commas(text)] + one)
     return [*named, *(label for file in files for label in read(Path(file)))]

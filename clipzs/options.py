@@ -1,0 +1,90 @@
+"""How to classify: every setting with its default, and whether they go together."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from clipzs import defaults
+from clipzs.errors import UsageProblem
+from clipzs.score import ScoreKind
+
+SCORE_KINDS: tuple[ScoreKind, ...] = ("softmax", "sigmoid", "cosine")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to classify; every field has the default of the command line.
+
+    Attributes:
+        model: a preset, NAME[:TAG], `hf-hub:…` or `local-dir:…`; None is the default model, or the
+            embedded one where the default cannot be had.
+        pretrained: a tag or a checkpoint file.
+        templates: names or files of template sets.
+        template: single templates, joined to the sets.
+        context: appended to every prompt, e.g. "a type of flower".
+        score: "softmax", "sigmoid" (SigLIP-type models only) or "cosine".
+        top_k: how many labels to keep per image; None keeps all.
+        by_group: add up the probabilities of each label group.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto", "fp32", "bf16" or "fp16".
+        batch_size: images per forward pass.
+        max_megapixels: larger images are refused.
+        cache: keep label embeddings between runs.
+        cache_dir: where; None is the user's cache folder.
+        prompts_dir: the user's own template sets; None is the user's config folder.
+        quick_gelu: the activation of a checkpoint file, where it is not the architecture's usual one.
+        allow_pickle: take .bin weights where there are no safetensors.
+    """
+
+    model: str | None = None
+    pretrained: str | None = None
+    templates: Sequence[str] = ()
+    template: Sequence[str] = ()
+    context: str = ""
+    score: ScoreKind = "softmax"
+    top_k: int | None = None
+    by_group: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = defaults.BATCH_SIZE
+    max_megapixels: float = defaults.MAX_MEGAPIXELS
+    cache: bool = True
+    cache_dir: Path | None = None
+    prompts_dir: Path | None = None
+    quick_gelu: bool | None = None
+    allow_pickle: bool = False
+
+
+def from_settings(settings: dict[str, Any]) -> Options:
+    """Options from keyword arguments; `templates` may mix sets and templates there."""
+    given = _listed(settings.pop("templates", ()))
+    single = [text for text in given if any(mark in text for mark in ("<>", "{}", "{c}"))]
+    sets = [text for text in given if text not in single]
+    for folder in ("cache_dir", "prompts_dir"):
+        settings[folder] = Path(settings[folder]) if settings.get(folder) else None
+    return Options(templates=sets, template=single + _listed(settings.pop("template", ())), **settings)
+
+
+def _listed(given: "str | PathLike[str] | Iterable[str | PathLike[str]]") -> list[str]:
+    return [fspath(one) for one in ([given] if isinstance(given, (str, PathLike)) else given)]
+
+
+def checked(options: Options) -> Options:
+    """The options, if they go together.
+
+    Raises:
+        UsageProblem: an unknown kind of score, a number out of range, or options that contradict each other.
+    """
+    if options.score not in SCORE_KINDS:
+        raise UsageProblem(f"unknown score {options.score!r}", hint=f"--score takes {', '.join(SCORE_KINDS)}")
+    if options.by_group and options.score != "softmax":
+        raise UsageProblem("--by-group adds up probabilities", hint="leave --score at softmax")
+    if options.pretrained and options.model is None:
+        raise UsageProblem("--pretrained needs the architecture", hint="name it: --model ViT-B-32 --pretrained …")
+    if options.top_k is not None and options.top_k < 1:
+        raise UsageProblem("--top-k must be at least 1")
+    if options.batch_size < 1:
+        raise UsageProblem("--batch-size must be at least 1")
+    return replace(options, templates=tuple(_listed(options.templates)), template=tuple(_listed(options.template)))
