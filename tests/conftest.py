@@ -70,6 +70,15 @@ def _text(value: object) -> "str | bytes | os.PathLike[str]":
     return value if isinstance(value, (str, bytes, os.PathLike)) else str(value)
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a small random model by its kind (see models.CONFIGS), for `local-dir:`; made once."""
+    import models  # with it comes torch, which most tests do without
+
+    root = tmp_path_factory.getbasetemp() / "models"
+    return lambda kind: models.checkpoint(kind, root)
+
+
 @pytest.fixture
 def cat() -> Path:
     """A real photo of a cat."""

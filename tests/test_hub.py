@@ -27,13 +27,6 @@ from clipzs.templates import chosen
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SEVERAL_SECONDS = 5.0
-Folder = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    root = tmp_path_factory.getbasetemp() / "models"
-    return lambda kind: models.checkpoint(kind, root)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import pickle
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import models
@@ -20,14 +19,6 @@ from clipzs.errors import ClipzsError, ModelError, UnknownModel, UsageProblem
 from clipzs.registry import model_names
 from clipzs.resolve import ModelSpec, resolve, tiny
 from clipzs.towers import OpenClipEncoder
-
-Folder = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    root = tmp_path_factory.getbasetemp() / "models"
-    return lambda kind: models.checkpoint(kind, root)
 
 
 @pytest.fixture

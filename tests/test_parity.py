@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import models
@@ -25,13 +25,6 @@ PHOTOS = [EXAMPLES / f"{name}.jpg" for name in ("cat", "coffee", "rocket", "temp
 LABELS = ("cat", "a cup of coffee", "rocket", "Greek temple on a hill")
 TEMPLATE = "a photo of a {}."
 TOLERANCE = 1e-5
-Folder = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    root = tmp_path_factory.getbasetemp() / "models"
-    return lambda kind: models.checkpoint(kind, root)
 
 
 def open_clip_scores(

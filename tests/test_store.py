@@ -26,13 +26,6 @@ from clipzs.encoder import Tokens
 from clipzs.store import LabelEmbedding, LabelStore, key
 
 LABELS = ("cat", "dog", "rocket")
-Folder = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    root = tmp_path_factory.getbasetemp() / "models"
-    return lambda kind: models.checkpoint(kind, root)
 
 
 @pytest.fixture
