@@ -1,6 +1,7 @@
 """The documentation says what the program does: docs/cli.md is held against the commands themselves."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,3 +84,15 @@ def test_the_changelog_names_every_command():
     for name, _ in commands():
         first = " ".join(name.split()[:2])
         assert first in changelog
+
+
+def test_the_transcript_at_the_top_of_the_readme_is_what_the_command_prints(run, monkeypatch):
+    """Labels, paths and their order; the digits differ a little between machines."""
+    monkeypatch.chdir(ROOT)
+    block = re.search(r"```console\n\$ clipzs (.*?)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    assert block is not None
+    printed = run(*shlex.split(block[1]), "--format", "table").stdout
+    digits = re.compile(r"[▏▎▍▌▋▊▉█]+ *|\d+\.\d%")
+    assert [digits.sub("", line).split() for line in printed.splitlines()] == [
+        digits.sub("", line).split() for line in block[2].splitlines()
+    ]
