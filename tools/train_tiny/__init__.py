@@ -1,0 +1,1 @@
+"""Recipe for the small model that clipzs carries with it (not part of the wheel)."""
