@@ -55,7 +55,11 @@ class ModelError(ClipzsError):
 
 
 class ModelUnavailable(ModelError):
-    """Weights that are not on this machine and could not be downloaded."""
+    """Weights that are not on this machine and could not be downloaded; `why` says what stood in the way."""
+
+    def __init__(self, message: str, *, why: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.why = why
 
 
 class ImageError(ClipzsError):

@@ -93,7 +93,8 @@ def weights(repo: str, filename: str | None = None, *, allow_pickle: bool = Fals
         return fetched(repo, safe)
     except ModelUnavailable as error:
         if not allow_pickle and cached_weights(repo, filename, allow_pickle=True):
-            raise ModelUnavailable(str(error), hint="a .bin file of it is here: --allow-pickle takes it") from error
+            hint = "a .bin file of it is here: --allow-pickle takes it"
+            raise ModelUnavailable(str(error), why=error.why, hint=hint) from error
         raise
     except MissingFile as error:
         if pickle:
@@ -145,6 +146,7 @@ def _unavailable(repo: str, filename: str, why: str) -> ModelUnavailable:
 
     return ModelUnavailable(
         f"{repo} ({filename}) is not in {constants.HF_HUB_CACHE} on this machine, and {why}",
+        why=why,
         hint="fetch it once with a network (`clipzs models pull NAME`), copy the hub cache here, "
         "or use the small built-in model: --model tiny",
     )

@@ -237,5 +237,5 @@ def resolve_default() -> tuple[ModelSpec, str | None]:
         return tiny(), (
             f"using the small built-in model `{catalogue.TINY}`, good for coarse everyday classes only: "
             f"the default {defaults.MODEL} is not on this machine and could not be downloaded "
-            f"({str(error).rpartition(', and ')[2]}). Get it with: clipzs models pull {defaults.MODEL}"
+            f"({error.why}). Get it with: clipzs models pull {defaults.MODEL}"
         )
