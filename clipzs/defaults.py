@@ -7,6 +7,7 @@ import platformdirs
 
 MODEL = "ViT-B-32-256:datacomp_s34b_b86k"
 TEMPLATES = "default"
+PLACEHOLDERS = ("<>", "{c}", "{}")  # where a label goes in a template; the first is what they all become
 BATCH_SIZE = 32
 TEXT_BATCH_SIZE = 256
 TABLE_TOP_K = 5

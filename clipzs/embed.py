@@ -36,7 +36,8 @@ def label_embeddings(
     fresh = _encoded(missing, encoder, progress) if missing else {}
     store.put(fresh)
     encoded = {text for texts in missing.values() for text in texts}
-    return [known[k] if k in known else fresh[k] for k in keys], len(encoded)
+    found = known | fresh
+    return [found[k] for k in keys], len(encoded)
 
 
 def _encoded(

@@ -77,7 +77,7 @@ def _decode(file: BinaryIO, path: str, max_megapixels: float) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can raise anything from a decoder; it must cost this image only
-        raise ImageError(f"damaged or truncated: {_one_line(str(error)) or type(error).__name__}") from error
+        raise _damaged(error) from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -141,7 +141,7 @@ def upright(image: Image.Image) -> Image.Image:
     except MemoryError as error:
         raise ImageError("not enough memory to decode it") from error
     except Exception as error:  # a damaged file can raise anything from a decoder; it must cost this image only
-        raise ImageError(f"damaged or truncated: {_one_line(str(error)) or type(error).__name__}") from error
+        raise _damaged(error) from error
 
 
 def _eight_bit_grey(image: Image.Image) -> Image.Image:
@@ -184,6 +184,10 @@ def _enable_heic() -> None:
 
 def _too_large(megapixels: float, limit: float) -> ImageError:
     return ImageError(f"{megapixels:.0f} megapixels, over the limit of {limit:g}; allow it with --max-megapixels")
+
+
+def _damaged(error: Exception) -> ImageError:
+    return ImageError(f"damaged or truncated: {_one_line(str(error)) or type(error).__name__}")
 
 
 def _why_unknown(file: BinaryIO, path: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from clipzs import yamlfile
 from clipzs.errors import LabelsError
 from clipzs.labels import Label, from_names
+from clipzs.textfiles import read_text
 
 _KEYS = ("name", "aliases", "prompts", "group")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -27,13 +28,7 @@ def read(path: Path) -> list[Label]:
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
         raise LabelsError(f"{path}: a labels file ends in {', '.join(_SUFFIXES)}", hint="rename it to what it is")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise LabelsError(f"{path}:{line}: not UTF-8 text", hint="save it as UTF-8") from error
-    except OSError as error:
-        raise LabelsError(f"{path}: cannot be read: {error.strerror}") from error
+    text = read_text(path, LabelsError)
     if suffix == ".txt":
         labels = _from_lines(text)
     elif suffix == ".csv":

@@ -98,7 +98,7 @@ class ModelSpec:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error
         return digest.hexdigest()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hash of all that determines an embedding but the texts: weights, architecture, tokenizer, preprocessing."""
         described = [self.fingerprint, dict(self.config), self.tokenizer, vars(self.preprocess)]

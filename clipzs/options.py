@@ -60,7 +60,7 @@ class Options:
 def from_settings(settings: dict[str, Any]) -> Options:
     """Options from keyword arguments; `templates` may mix sets and templates there."""
     given = _listed(settings.pop("templates", ()))
-    single = [text for text in given if any(mark in text for mark in ("<>", "{}", "{c}"))]
+    single = [text for text in given if any(mark in text for mark in defaults.PLACEHOLDERS)]
     sets = [text for text in given if text not in single]
     for folder in ("cache_dir", "prompts_dir"):
         settings[folder] = Path(settings[folder]) if settings.get(folder) else None

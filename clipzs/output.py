@@ -14,7 +14,6 @@ from clipzs.errors import OutputError
 from clipzs.results import Result
 from clipzs.writers import WRITERS, Writer
 
-FORMATS = ("table", *WRITERS)
 _BY_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "tsv"}
 
 
@@ -53,8 +52,8 @@ class Output:
 
     def _opened(self, path: Path) -> BinaryIO:
         """The file, appended to and not yet emptied; for a whole document, memory."""
-        check_writable(path)
         if self._whole:
+            check_writable(path)
             return io.BytesIO()
         self._made = not path.exists()
         try:

@@ -50,7 +50,7 @@ def resolve(
         ModelUnavailable: an hf-hub: model whose config is neither cached nor downloadable.
         ModelError: a config or folder that is not an open_clip model.
     """
-    preset = next((each for each in catalogue.PRESETS if each.name == model), None)
+    preset = catalogue.preset(model)
     if preset is not None:
         model = preset.model
     for_schema = {HF_HUB: _from_hub, LOCAL_DIR: _from_folder}

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from clipzs import defaults, yamlfile
 from clipzs.errors import TemplatesError
+from clipzs.textfiles import read_text
 
-PLACEHOLDER = "<>"
-_PLACEHOLDERS = re.compile(r"<>|\{c\}|\{\}")
+PLACEHOLDER = defaults.PLACEHOLDERS[0]
+_PLACEHOLDERS = re.compile("|".join(map(re.escape, defaults.PLACEHOLDERS)))
 _STOPS = {".": ", ", "。": "，", "।": ", "}  # full stop → comma, as the script of the template writes it
 _KEYS = ("name", "description", "source", "context", "templates")
 
@@ -114,14 +115,9 @@ def read(path: Path) -> TemplateSet:
             without exactly one placeholder, or a template that occurs twice.
     """
     try:
-        return _checked(yamlfile.parse(path.read_bytes().decode("utf-8-sig")), path)
+        return _checked(yamlfile.parse(read_text(path, TemplatesError)), path)
     except yamlfile.YamlProblem as problem:
         raise TemplatesError(f"{path}:{problem.line}: {problem}", hint="a set has: " + ", ".join(_KEYS)) from problem
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise TemplatesError(f"{path}:{line}: not UTF-8 text", hint="save it as UTF-8") from error
-    except OSError as error:
-        raise TemplatesError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _checked(document: yamlfile.Document, path: Path) -> TemplateSet:

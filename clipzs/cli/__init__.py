@@ -63,10 +63,7 @@ class Commands(TyperGroup):
             return error.exit_code
         except typer.Abort:
             return INTERRUPTED
-        except BrokenPipeError:  # the reader has seen enough (| head)
-            _drop_stdout()
-            return 0
-        except SystemExit as stop:  # what typer makes of a closed pipe
+        except SystemExit as stop:  # what typer makes of a closed pipe: the reader has seen enough (| head)
             if not isinstance(stop.__context__, BrokenPipeError):
                 raise
             _drop_stdout()
