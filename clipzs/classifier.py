@@ -23,7 +23,7 @@ from clipzs.score import Array, scores, sum_groups
 from clipzs.store import LabelStore, key
 
 if TYPE_CHECKING:
-    from clipzs.encoder import Encoder
+    from clipzs.encoder import Encoder, Pixels
 
 log = logging.getLogger("clipzs")
 
@@ -163,8 +163,8 @@ class Classifier:
         for batch in stream.batches(numbered, self._decoded, size=self.options.batch_size, live=live):
             yield self._results(batch)
 
-    def _decoded(self, numbered: tuple[int, ImageLike]) -> tuple[str, Array | str]:
-        """(name, pixels float32 [3, height, width]) or (name, reason why there are none)."""
+    def _decoded(self, numbered: tuple[int, ImageLike]) -> "tuple[str, Pixels | str]":
+        """(name, pixels uint8 [height, width, 3]) or (name, reason why there are none)."""
         number, image = numbered
         name = f"image-{number}"
         try:
@@ -186,7 +186,7 @@ class Classifier:
         path = image.path if isinstance(image, Found) else fspath(image)
         return images.read_image(path, max_megapixels=self.options.max_megapixels)
 
-    def _results(self, batch: Sequence[tuple[str, Array | str]]) -> list[Result]:
+    def _results(self, batch: "Sequence[tuple[str, Pixels | str]]") -> list[Result]:
         pixels = [one for _, one in batch if not isinstance(one, str)]
         rows = iter(self._scored(np.stack(pixels)) if pixels else ())
         result = partial(Result, model=self.model.name, config=self.config)
@@ -201,8 +201,8 @@ class Classifier:
             )
         return numbers
 
-    def _scored(self, pixels: Array) -> list[tuple[Score, ...]]:
-        """float32 [b, 3, height, width] → the kept scores of each image, best first; ties in label order."""
+    def _scored(self, pixels: "Pixels") -> list[tuple[Score, ...]]:
+        """uint8 [b, height, width, 3] → the kept scores of each image, best first; ties in label order."""
         vectors = self.label_vectors
         embedded = self._finite(self.encoder.encode_images(pixels))
         kind, scale, bias = self.options.score, self.encoder.logit_scale, self.encoder.logit_bias

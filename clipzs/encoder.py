@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from clipzs.score import Array
 
+Pixels = NDArray[np.uint8]
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -48,5 +50,5 @@ class Encoder(Protocol):
     def encode_texts(self, tokens: Tokens) -> Array:
         """Token ids → float32 [n, d], rows of length 1."""
 
-    def encode_images(self, pixels: Array) -> Array:
-        """float32 [b, 3, height, width], normalised → float32 [b, d], rows of length 1."""
+    def encode_images(self, pixels: Pixels) -> Array:
+        """uint8 [b, height, width, 3], as `Preprocess` gives them → float32 [b, d], rows of length 1."""

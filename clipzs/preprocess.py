@@ -1,7 +1,7 @@
-"""An upright RGB image → the numbers a model reads. PIL and numpy only.
+"""An upright RGB image → the pixels a model reads. PIL and numpy only; the model itself normalises them.
 
-Bit-equal to open_clip's evaluation transform (Resize, CenterCrop or pad, ToTensor, Normalize on a PIL
-image), whose steps in torchvision this follows; the tests compare the two.
+Bit-equal to the geometry of open_clip's evaluation transform (Resize, CenterCrop or pad on a PIL image),
+whose steps in torchvision this follows; the tests compare the two.
 """
 
 from dataclasses import dataclass
@@ -39,12 +39,9 @@ class Preprocess:
     resize_mode: str = "shortest"
     fill_color: int = 0
 
-    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """An RGB image of any size → float32 [3, height, width], normalised."""
-        pixels = np.asarray(self.framed(image), dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
-        mean = np.asarray(self.mean, np.float32)[:, None, None]
-        std = np.asarray(self.std, np.float32)[:, None, None]
-        return np.ascontiguousarray((pixels - mean) / std)
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An RGB image of any size → uint8 [height, width, 3]."""
+        return np.array(self.framed(image))
 
     def framed(self, image: Image.Image) -> Image.Image:
         """The image resized, then cut or padded to the model's size."""

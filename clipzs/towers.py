@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from clipzs.checkpoint import Checkpoint, short
 from clipzs.devices import chosen_device, chosen_precision, dtype
-from clipzs.encoder import Tokens
+from clipzs.encoder import Pixels, Tokens
 from clipzs.errors import ModelError
 from clipzs.filling import filled, unfilled
 from clipzs.modelspec import ModelSpec
+from clipzs.preprocess import Preprocess
 from clipzs.score import Array
 from clipzs.tokenizers import Tokenizer, quieten, transformers_problems
 
@@ -97,12 +98,13 @@ class OpenClipEncoder:
         with torch.inference_mode(), _enough_memory():
             return _unit(encode_text(self._text, torch.from_numpy(tokens.ids).to(self.device)))
 
-    def encode_images(self, pixels: Array) -> Array:
-        """float32 [b, 3, height, width] → float32 [b, d], rows of length 1."""
+    def encode_images(self, pixels: Pixels) -> Array:
+        """uint8 [b, height, width, 3] → float32 [b, d], rows of length 1."""
         import torch
 
         with torch.inference_mode(), _enough_memory():
-            return _unit(self._visual(torch.from_numpy(pixels).to(self.device, dtype(self.precision))))
+            normalised = normalise(torch.from_numpy(pixels).to(self.device), self.spec.preprocess)
+            return _unit(self._visual(normalised.to(dtype(self.precision))))
 
     @cached_property
     def _visual(self) -> Any:
@@ -191,6 +193,15 @@ class OpenClipEncoder:
         from timm.utils.model import reparameterize_model
 
         return reparameterize_model(tower)
+
+
+def normalise(pixels: "torch.Tensor", preprocess: Preprocess) -> "torch.Tensor":
+    """uint8 [b, height, width, 3] → float32 [b, 3, height, width], bit-equal to torchvision's."""
+    import torch
+
+    mean = pixels.new_tensor(preprocess.mean, dtype=torch.float32)[:, None, None]
+    std = pixels.new_tensor(preprocess.std, dtype=torch.float32)[:, None, None]
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
 def _text_of(model: Any) -> Any:

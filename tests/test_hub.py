@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from clipzs import defaults, hub
 from clipzs.resolve import resolve, resolve_default
 from clipzs.templates import chosen
+from clipzs.towers import normalise
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SEVERAL_SECONDS = 5.0
@@ -104,7 +105,8 @@ def test_a_cached_tag_works_offline_with_the_activation_it_was_trained_with(run,
     preprocess = resolve("RN50:openai").preprocess
     templates = [template.replace("<>", "{}") for template in chosen()]
     with torch.no_grad():
-        image = model.encode_image(torch.from_numpy(preprocess(Image.open(cat)))[None], normalize=True)
+        pixels = normalise(torch.from_numpy(preprocess(Image.open(cat)))[None], preprocess)
+        image = model.encode_image(pixels, normalize=True)
         texts = open_clip.build_zero_shot_classifier(model, tokenizer, ["cat", "dog"], templates)
         expected = (model.logit_scale.exp() * image @ texts).softmax(dim=-1)[0].tolist()
     assert {one["label"]: one["score"] for one in record["scores"]} == pytest.approx(

@@ -38,7 +38,9 @@ MAY_IMPORT = {
     "checkpoint": {"errors"},
     "filling": {"checkpoint"},
     "tokenizers": {"checkpoint", "encoder", "errors", "hub", "modelspec"},
-    "towers": {"checkpoint", "devices", "encoder", "errors", "filling", "modelspec", "score", "tokenizers"},
+    "towers": {
+        "checkpoint", "devices", "encoder", "errors", "filling", "modelspec", "preprocess", "score", "tokenizers",
+    },
     "store": {"defaults", "score"},
     "embed": {"defaults", "encoder", "score", "store"},
     "classifier": {

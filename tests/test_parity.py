@@ -19,7 +19,7 @@ from clipzs.registry import tag_table
 from clipzs.resolve import resolve
 from clipzs.store import LabelStore
 from clipzs.templates import chosen
-from clipzs.towers import OpenClipEncoder, encode_text
+from clipzs.towers import OpenClipEncoder, encode_text, normalise
 
 PHOTOS = [EXAMPLES / f"{name}.jpg" for name in ("cat", "coffee", "rocket", "temple")]
 LABELS = ("cat", "a cup of coffee", "rocket", "Greek temple on a hill")
@@ -179,7 +179,7 @@ def test_a_tower_alone_equals_the_same_tower_of_the_whole_model(folder, kind):
     pixels = np.stack([spec.preprocess(Image.open(path)) for path in PHOTOS])
     tokens = alone.tokenize(LABELS)
     with torch.no_grad():
-        images = model.encode_image(torch.from_numpy(pixels), normalize=True).numpy()
+        images = model.encode_image(normalise(torch.from_numpy(pixels), spec.preprocess), normalize=True).numpy()
         texts = model.encode_text(torch.from_numpy(tokens.ids), normalize=True).numpy()
     np.testing.assert_allclose(alone.encode_images(pixels), images, rtol=0, atol=1e-6)
     np.testing.assert_allclose(alone.encode_texts(tokens), texts, rtol=0, atol=1e-6)
