@@ -1,94 +1,97 @@
-"""`python -m benchmarks PHOTOS`: whole processes, side by side in one run, medians and ratios.
+"""`python -m benchmarks [CASE ...]` measures; `setup DIR` makes the other tools' environment; `report FILE` renders.
 
-PHOTOS is a folder of pictures. Both sides use the same random ViT-B-32 checkpoint, made here.
+Without a CASE all are run. Each gives its raw numbers to the JSON file as it ends, so that cases can be run one by one.
 """
 
 import argparse
-import os
-import platform
-import statistics
-import subprocess
+import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-MODEL, LABELS = "ViT-B-32", "cat,dog"
+from benchmarks import machine, report
+from benchmarks.cases import CASES
+from benchmarks.workbench import Workbench, set_up
+
+SIZES = {
+    "images": (1000, "photos of case `small`"),
+    "large-images": (200, "photos of case `large`"),
+    "tool-images": (200, "photos of case `tools`"),
+    "labels": (1000, "labels of case `text`, times 80 templates"),
+    "rival-labels": (10, "the same for open_clip; scaled up"),
+    "relabel-images": (100_000, "images of cases `relabel` and `growth`"),
+    "relabel-labels": (1000, "labels of case `relabel`"),
+    "growth-encoded": (10_000, "most images of `growth` that are encoded"),
+    "limit-seconds": (8, "seconds for each matrix peak"),
+}
 
 
 def main() -> None:
-    """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("photos", type=Path, help="folder of pictures")
-    parser.add_argument("--images", type=int, default=200, help="pictures of the folder cases (default 200)")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each side (default 5)")
-    options = parser.parse_args()
-    files = sorted(str(path) for path in options.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    files = files[: options.images]
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "random.safetensors"
-        make_checkpoint(weights)
-        cache = str(Path(folder) / "cache")
-        print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions()}\n")
-        print("| case | open_clip s | clipzs s | times faster | open_clip MB | clipzs MB |\n|---|---|---|---|---|---|")
-        one, many = files[:1], files
-        clipzs = [sys.executable, "-m", "clipzs", "classify", "--model", MODEL, "--pretrained", str(weights)]
-        clipzs += ["--labels", LABELS, "--template", "a photo of a <>.", "--cache-dir", cache, "-f", "label", "-q"]
-        theirs = [sys.executable, "-m", "benchmarks.open_clip_way", MODEL, str(weights), LABELS]
-        cases = [
-            ("one image, labels new", [*theirs, "0", *one], [*clipzs, "--no-cache", *one]),
-            ("one image, labels seen", [*theirs, "0", *one], [*clipzs, *one]),
-            (f"{len(many)} images, their loop of single images", [*theirs, "0", *many], [*clipzs, *many]),
-            (f"{len(many)} images, their batches of 32", [*theirs, "32", *many], [*clipzs, *many]),
-        ]
-        for name, their_command, our_command in cases:
-            compare(name, their_command, our_command, options.runs)
+    """Measure, set up or render, as the first argument says."""
+    words = sys.argv[1:]
+    if words[:1] == ["setup"]:
+        set_up(Path(words[1]).absolute())
+    elif words[:1] == ["report"]:
+        report.main(words[1:])
+    else:
+        measure(words)
 
 
-def make_checkpoint(path: Path) -> None:
-    """A full-size model with random weights: speed does not depend on what it has learned."""
-    code = (
-        "import torch, open_clip; from safetensors.torch import save_file; torch.manual_seed(0);"
-        f"model = open_clip.create_model({MODEL!r});"
-        "save_file({k: v.contiguous() for k, v in model.state_dict().items()}, " + repr(str(path)) + ")"
+def measure(words: list[str]) -> None:
+    """Run cases in turn; print each case's table."""
+    options = parsed(words)
+    work = options.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    bench = Workbench(
+        folder=work,
+        rivals=(options.rivals or work / "rivals").absolute(),
+        runs=options.runs,
+        slow_runs=options.slow_runs,
+        sizes={name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in SIZES},
+        given_photos=options.photos,
+        given_large_photos=options.large_photos,
+        extra=options.clipzs_options.split(),
     )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, stderr=subprocess.DEVNULL)
+    result = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    facts = machine.facts(bench.rivals_python)
+    if result and result["machine"] != facts:
+        raise SystemExit(f"{options.json} holds figures of another machine or other versions: name a new file")
+    result.setdefault("machine", facts)
+    print(report.machine_line(facts), flush=True)
+    for name in options.cases or CASES:
+        moment, start = machine.moment(), time.perf_counter()
+        photos = "given" if (options.large_photos if name == "large" else options.photos) else "made"
+        case = CASES[name](bench)
+        case |= moment | {"took_s": round(time.perf_counter() - start), "photos": photos}
+        case |= {"clipzs_options": options.clipzs_options}
+        result.setdefault("cases", {})[name] = case
+        if options.json:
+            options.json.write_text(json.dumps(result, indent=1) + "\n")
+        print("\n" + report.table(name, case, result) + "\n", flush=True)
 
 
-def compare(name: str, theirs: list[str], ours: list[str], runs: int) -> None:
-    """Time both in turn, so that a busy moment of the machine meets both alike; one run of each is not counted."""
-    answers = [run(theirs)[2], run(ours)[2]]
-    assert answers[0] == answers[1], f"{name}: the two disagree"
-    times: tuple[list[float], list[float]] = ([], [])
-    memory: tuple[list[float], list[float]] = ([], [])
-    for _ in range(runs):
-        for side, command in enumerate((theirs, ours)):
-            seconds, megabytes, _ = run(command)
-            times[side].append(seconds)
-            memory[side].append(megabytes)
-    their_s, our_s = map(statistics.median, times)
-    their_mb, our_mb = map(statistics.median, memory)
-    row = [name, f"{their_s:.2f}", f"{our_s:.2f}", f"{their_s / our_s:.2f}", f"{their_mb:.0f}", f"{our_mb:.0f}"]
-    print("| " + " | ".join(row) + " |", flush=True)
-
-
-def run(command: list[str]) -> tuple[float, float, str]:
-    """Seconds, peak megabytes of the process itself, and what it printed."""
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        printed = process.stdout.read() if process.stdout else ""
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"failed with {process.returncode}: {' '.join(command[:8])} …")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024, printed
-
-
-def versions() -> str:
-    """What was measured with."""
-    from importlib.metadata import version
-
-    return ", ".join(f"{name} {version(name)}" for name in ("clipzs", "open_clip_torch", "torch", "pillow"))
+def parsed(words: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all unless given")
+    parser.add_argument("--runs", type=int, default=3, help="of each side (default 3)")
+    parser.add_argument("--slow-runs", type=int, default=1, help="of sides that take long (default 1)")
+    parser.add_argument("--photos", type=Path, help="folder of small photos, in place of made ones")
+    parser.add_argument("--large-photos", type=Path, help="folder of large photos, in place of made ones")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="raw numbers; cases that are there stay")
+    parser.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()) / "clipzs-benchmarks",
+        help="folder of photos, models and caches (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--rivals", type=Path, help="the other tools' environment (default: WORK/rivals)")
+    parser.add_argument("--clipzs-options", default="", help="put into each clipzs command, e.g. '--engine torch'")
+    for name, (default, what) in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default {default})")
+    options = parser.parse_args(words)
+    if unknown := set(options.cases) - set(CASES):
+        parser.error(f"unknown: {', '.join(unknown)}")
+    return options
 
 
 if __name__ == "__main__":

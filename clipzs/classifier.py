@@ -1,33 +1,40 @@
 """The whole job as one object: labels and templates to embeddings, images to embeddings, both to results."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import cached_property, partial
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from clipzs import defaults, images, labelfiles, labels, prompts, stream, templates
-from clipzs.devices import chosen_precision
+from clipzs import defaults, labelfiles, labels, prompts, templates
+from clipzs.devices import chosen_device, chosen_precision
 from clipzs.embed import Progress, label_embeddings
-from clipzs.errors import ImageError, ModelError, UsageProblem
+from clipzs.engine import Engine
+from clipzs.errors import ModelError, UsageProblem
+from clipzs.filehashes import FileHashes
+from clipzs.imagecache import ImageCache
 from clipzs.options import Options, checked, from_settings
 from clipzs.paths import Found
+from clipzs.pipeline import Batch, ImageLike, Pipeline
 from clipzs.resolve import ModelSpec, resolve, resolve_default
 from clipzs.results import Result, Score
-from clipzs.score import Array, scores, sum_groups
+from clipzs.score import Array, ranked, scores, sum_groups
 from clipzs.store import LabelStore, key
 
 if TYPE_CHECKING:
-    from clipzs.encoder import Encoder, Pixels
+    from numpy.typing import NDArray
+
+    from clipzs.encoder import Pixels
 
 log = logging.getLogger("clipzs")
 
-ImageLike = Union[str, "PathLike[str]", Image.Image, "NDArray[Any]", Found]
+SCORED_AT_ONCE = 1 << 20  # scores computed together: enough for a fast product, few enough for the processor's cache
 
 
 class Classifier:
@@ -47,6 +54,7 @@ class Classifier:
         *,
         options: Options | None = None,
         progress: Progress | None = None,
+        compiling: Progress | None = None,
         **settings: Any,
     ) -> None:
         """Set up.
@@ -55,6 +63,7 @@ class Classifier:
             labels: words, `Label`s with aliases, prompts or groups, or the path of a labels file.
             options: how to classify.
             progress: called with (done, total) while prompts are encoded.
+            compiling: called with (done, total) while the model is compiled for this CPU.
             settings: fields of `Options`, in place of `options`. `templates` may also be one
                 string, and may hold templates ("a photo of a <>") as well as names of sets.
 
@@ -70,6 +79,7 @@ class Classifier:
         if self.options.by_group:
             _check_groups(self.labels)
         self._progress = progress
+        self._compiling = compiling
         chosen = templates.chosen(
             self.options.templates, self.options.template, self.options.context, self.options.prompts_dir
         )
@@ -83,30 +93,54 @@ class Classifier:
         Raises:
             UnknownModel, ModelUnavailable, ModelError: as `resolve` says.
         """
-        options = self.options
+        options, reason = self.options, None
         if options.model is None:
             spec, reason = resolve_default()
-            if reason:
-                log.warning(reason)
-            return spec
-        return resolve(
-            options.model, options.pretrained, quick_gelu=options.quick_gelu, allow_pickle=options.allow_pickle
-        )
+        else:
+            spec = resolve(
+                options.model, options.pretrained, quick_gelu=options.quick_gelu, allow_pickle=options.allow_pickle
+            )
+        if reason:
+            log.warning(reason)
+        return replace(spec, sha256=FileHashes(self._cache_dir).sha256)
 
     @cached_property
     def config(self) -> str:
         """Short hash of everything that determines the numbers; results that share it can be compared."""
         named = [(label.name, label.group, list(texts)) for label, texts in zip(self.labels, self.prompts, strict=True)]
         options = self.options
-        precision = chosen_precision(options.precision)
-        return key(self.model.digest, precision, options.score, options.by_group, named).hex()[:12]
+        return key(self.model.digest, self.encoder.precision, options.score, options.by_group, named).hex()[:12]
 
     @cached_property
-    def encoder(self) -> "Encoder":
-        """The model itself; its towers are loaded as they are needed."""
-        from clipzs.towers import OpenClipEncoder
+    def encoder(self) -> Engine:
+        """The model itself; its towers are loaded as they are needed.
 
-        return OpenClipEncoder(self.model, device=self.options.device, precision=self.options.precision)
+        Raises:
+            DeviceError: a device or precision this machine lacks.
+        """
+        options = self.options
+        device = chosen_device(options.device)
+        return Engine(
+            self.model,
+            digest=self.model.digest,
+            engine=options.engine,
+            device=device,
+            precision=chosen_precision(options.precision, device),
+            cache_dir=self._cache_dir,
+            torch_compile=options.compile,
+            progress=self._compiling,
+        )
+
+    def compile(self) -> None:
+        """Compile the model for this CPU so that later runs start at once and need no torch, unless that is done.
+
+        Does nothing before the first image was classified, on a GPU, or where the model cannot be compiled.
+        """
+        self.encoder.compile()
+
+    @property
+    def _cache_dir(self) -> Path | None:
+        return (self.options.cache_dir or defaults.cache_dir()) if self.options.cache else None
 
     @cached_property
     def label_vectors(self) -> Array:
@@ -119,9 +153,7 @@ class Classifier:
                 f"{self.model.name} was not trained for sigmoid scores (it has no logit bias)",
                 hint="use --score softmax, or a SigLIP-type model such as --model multilingual",
             )
-        options = self.options
-        folder = (options.cache_dir or defaults.cache_dir()) if options.cache else None
-        store = LabelStore(folder, self.model.name, self.model.digest)
+        store = LabelStore(self._cache_dir, self.model.name, self.model.digest)
         embedded, self.prompts_encoded = label_embeddings(
             self.prompts, self.encoder, store, digest=self.model.digest, progress=self._progress
         )
@@ -141,6 +173,10 @@ class Classifier:
                 log.warning("the model reads these labels as the same text: %s; their score is split", ", ".join(names))
         return self._finite(np.stack([one.vector for one in embedded]))
 
+    @cached_property
+    def _label_vectors64(self) -> "NDArray[np.float64]":
+        return self.label_vectors.astype(np.float64)
+
     def classify(self, images: Iterable[ImageLike] | ImageLike) -> Iterator[Result]:
         """One result per image, in order, as batches are done.
 
@@ -156,42 +192,38 @@ class Classifier:
         for batch in self.batches(images):
             yield from batch
 
-    def batches(self, images: Iterable[ImageLike], *, live: bool = False) -> Iterator[list[Result]]:
+    def batches(self, images: Iterable[ImageLike], *, live: bool = False) -> Generator[list[Result], None, None]:
         """As `classify`, a batch at a time; `live` hands over what is there instead of filling batches."""
-        _ = self.model  # found, or refused, before any image is opened
-        numbered = enumerate(images)
-        for batch in stream.batches(numbered, self._decoded, size=self.options.batch_size, live=live):
-            yield self._results(batch)
+        options = self.options
+        pipeline = Pipeline(
+            self._encode,
+            self.model.preprocess,
+            self._image_cache(),
+            size=options.batch_size,
+            max_megapixels=options.max_megapixels,
+            exact=options.exact_decode,
+        )
+        with closing(pipeline(images, live=live)) as embedded:
+            for batch in embedded:
+                yield self._results(batch)
 
-    def _decoded(self, numbered: tuple[int, ImageLike]) -> "tuple[str, Pixels | str]":
-        """(name, pixels uint8 [height, width, 3]) or (name, reason why there are none)."""
-        number, image = numbered
-        name = f"image-{number}"
-        try:
-            if isinstance(image, Found):
-                name = image.path
-                if image.error:
-                    return name, image.error
-            elif isinstance(image, (str, PathLike)):
-                name = fspath(image)
-            return name, self.model.preprocess(self._opened(image))
-        except ImageError as error:
-            return name, str(error)
+    def _image_cache(self) -> ImageCache | None:
+        if self._cache_dir is None or not self.options.image_cache:
+            return None
+        model, exact = self.model, self.options.exact_decode
+        return ImageCache(self._cache_dir, model.name, model.digest, precision=self.encoder.precision, exact=exact)
 
-    def _opened(self, image: ImageLike) -> Image.Image:
-        if isinstance(image, np.ndarray):
-            image = images.from_array(image)
-        if isinstance(image, Image.Image):
-            return images.upright(image)
-        path = image.path if isinstance(image, Found) else fspath(image)
-        return images.read_image(path, max_megapixels=self.options.max_megapixels)
+    def _encode(self, pixels: "Pixels") -> Array:
+        """uint8 [b, height, width, 3] → float32 [b, d]."""
+        _ = self.label_vectors  # labels that cannot be had cost no image pass
+        return self._finite(self.encoder.encode_images(pixels))
 
-    def _results(self, batch: "Sequence[tuple[str, Pixels | str]]") -> list[Result]:
-        pixels = [one for _, one in batch if not isinstance(one, str)]
-        rows = iter(self._scored(np.stack(pixels)) if pixels else ())
+    def _results(self, batch: Batch) -> list[Result]:
+        rows = iter(self._scored(batch.vectors) if len(batch.vectors) else ())
         result = partial(Result, model=self.model.name, config=self.config)
         return [
-            result(name, error=one) if isinstance(one, str) else result(name, scores=next(rows)) for name, one in batch
+            result(name, scores=next(rows)) if error is None else result(name, error=error)
+            for name, error in zip(batch.names, batch.errors, strict=True)
         ]
 
     def _finite(self, numbers: Array) -> Array:
@@ -201,17 +233,20 @@ class Classifier:
             )
         return numbers
 
-    def _scored(self, pixels: "Pixels") -> list[tuple[Score, ...]]:
-        """uint8 [b, height, width, 3] → the kept scores of each image, best first; ties in label order."""
-        vectors = self.label_vectors
-        embedded = self._finite(self.encoder.encode_images(pixels))
+    def _scored(self, embedded: Array) -> Iterator[tuple[Score, ...]]:
+        """float32 [n, d] → the kept scores of each image, best first; ties in label order."""
+        labels = self._label_vectors64
         kind, scale, bias = self.options.score, self.encoder.logit_scale, self.encoder.logit_bias
-        table = self._finite(scores(embedded, vectors, kind=kind, scale=scale, bias=bias))
-        names = [label.name for label in self.labels]
-        if self.options.by_group:
-            table, names = sum_groups(table, [label.group or label.name for label in self.labels])
-        order = np.argsort(-table, axis=1, kind="stable")[:, : self.options.top_k]
-        return [tuple(Score(names[c], float(row[c])) for c in ranked) for row, ranked in zip(table, order, strict=True)]
+        rows = max(1, SCORED_AT_ONCE // len(labels))
+        for start in range(0, len(embedded), rows):
+            table = self._finite(scores(embedded[start : start + rows], labels, kind=kind, scale=scale, bias=bias))
+            names = [label.name for label in self.labels]
+            if self.options.by_group:
+                table, names = sum_groups(table, [label.group or label.name for label in self.labels])
+            columns = ranked(table, self.options.top_k)
+            kept = np.take_along_axis(table, columns, axis=1)
+            for some, numbers in zip(columns.tolist(), kept.tolist(), strict=True):
+                yield tuple(Score(names[c], number) for c, number in zip(some, numbers, strict=True))
 
 
 def _check_groups(given: Sequence[labels.Label]) -> None:

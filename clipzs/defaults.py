@@ -13,11 +13,12 @@ TEXT_BATCH_SIZE = 256
 TABLE_TOP_K = 5
 
 MAX_MEGAPIXELS = 178.0  # about Pillow's own limit against decompression bombs
+DECODING_BYTES = 512_000_000  # of images in decoding, all threads together; a larger one goes alone
 NETWORK_TIMEOUT_S = 4.0  # how long to look for a network before saying there is none
 
 
 def cache_dir() -> Path:
-    """Folder of the text cache: CLIPZS_CACHE_DIR, or the platform's user cache."""
+    """Folder of the cache: CLIPZS_CACHE_DIR, or the platform's user cache."""
     return Path(os.environ.get("CLIPZS_CACHE_DIR") or platformdirs.user_cache_dir("clipzs", appauthor=False))
 
 

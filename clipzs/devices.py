@@ -1,5 +1,10 @@
 """Where and in what to compute: device and precision, checked before anything is loaded."""
 
+import os
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipzs.errors import DeviceError
@@ -8,10 +13,11 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+_GPU_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, Windows' Linux, AMD
 
 
 def chosen_device(name: str) -> str:
-    """The device meant by `name`; "auto" is the first GPU, or the CPU.
+    """The device meant by `name`; "auto" is the first GPU, or the CPU. torch is imported only where a GPU may be.
 
     Raises:
         DeviceError: unknown, or not on this machine.
@@ -19,6 +25,8 @@ def chosen_device(name: str) -> str:
     kind, colon, number = name.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps") or (colon and not (kind == "cuda" and number.isdecimal())):
         raise DeviceError(f"unknown device {name!r}", hint="--device takes auto, cpu, cuda, cuda:N or mps")
+    if kind == "cpu" or (kind == "auto" and not _gpu_in_sight()):
+        return "cpu"
     import torch
 
     if kind == "auto":
@@ -34,14 +42,28 @@ def chosen_device(name: str) -> str:
     return name
 
 
-def chosen_precision(name: str, device: str | None = None) -> str:
-    """The precision meant by `name`, on `device` if it is known; "auto" is fp32.
+def _gpu_in_sight() -> bool:
+    """Whether torch is worth asking for a GPU: importing it takes longer than classifying an image."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return False
+    if sys.platform == "win32":
+        seen = Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "nvcuda.dll").exists()
+    else:
+        seen = any(os.path.exists(path) for path in _GPU_FILES)
+    if seen:
+        with suppress(PackageNotFoundError):
+            return not version("torch").endswith("+cpu")
+    return seen
+
+
+def chosen_precision(name: str, device: str) -> str:
+    """The precision meant by `name` on a device; "auto" is fp16 on an NVIDIA or AMD GPU and fp32 elsewhere.
 
     Raises:
         DeviceError: unknown, or not possible on this device.
     """
     if name == "auto":
-        return "fp32"
+        return "fp16" if device.startswith("cuda") else "fp32"
     if name not in PRECISIONS:
         raise DeviceError(f"unknown precision {name!r}", hint=f"--precision takes auto, {', '.join(PRECISIONS)}")
     if name == "fp16" and device == "cpu":

@@ -25,8 +25,27 @@ class Tokens:
     lengths: tuple[int, ...]
 
 
+def trimmed(ids: NDArray[np.int64], end: str | int | None) -> NDArray[np.int64]:
+    """int64 [n, context length] → [n, shorter]: cut where no row has anything left that can change its embedding.
+
+    In a causal tower that reads its answer at the end token, what follows that token has no influence.
+
+    Args:
+        ids: token ids.
+        end: how the tower finds the end token: "argmax" (the largest id), or the id itself; None cuts nothing.
+    """
+    if end is None:
+        return ids
+    ends = ids.argmax(axis=1) if end == "argmax" else (ids == end).argmax(axis=1)
+    return np.ascontiguousarray(ids[:, : int(ends.max()) + 1])
+
+
 class Encoder(Protocol):
     """A model, loaded tower by tower as it is needed."""
+
+    @property
+    def engine(self) -> str:
+        """What computes: "torch" or "openvino"."""
 
     @property
     def device(self) -> str:

@@ -1,6 +1,8 @@
 """Files of Hugging Face repositories: from the local hub cache first, from the network only when they are not there."""
 
+import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from clipzs import defaults
@@ -9,6 +11,9 @@ from clipzs.errors import ModelError, ModelUnavailable
 CONFIG = "open_clip_config.json"
 SAFETENSORS = "open_clip_model.safetensors"
 PICKLE = "open_clip_pytorch_model.bin"
+
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[A-Za-z0-9]", re.ASCII)
 
 
 class MissingFile(ModelError):
@@ -21,6 +26,16 @@ def cached(repo: str, filename: str) -> Path | None:
     Raises:
         ModelError: a name no repository can have.
     """
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}")
+    with suppress(OSError, ValueError):  # as most often; the library itself takes longer to import than this whole run
+        commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
+        path = folder / "snapshots" / commit / filename
+        if path.is_file():
+            return path
+    if not folder.is_dir() and _NAME.fullmatch(repo):
+        return None
     import huggingface_hub
     from huggingface_hub import errors
 

@@ -4,21 +4,29 @@ import io
 import math
 import re
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from clipzs import defaults
+from clipzs.budget import Budget
 from clipzs.errors import ImageError
+from clipzs.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 _HEIC_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _FLOAT_SLACK = 1e-3  # how far rounding may carry a float image out of [0, 1]
+_FROM_16_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _LOADING = threading.Lock()  # a caller may pass one lazily opened image twice; Pillow reads it once, on one thread
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,10 +37,17 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = tuple(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
+# How many times the size after the exact resize is left at least: JPEG's cosines shrink a picture well, the wavelets of
+# JPEG 2000 leave jagged edges, averages of whole blocks some blur.
+_LEAST_JPEG, _LEAST_JPEG_2000, _LEAST_AVERAGED = 2, 4, 3
+_MEMORY = Budget(defaults.DECODING_BYTES)
+_DECODER_BYTES = {"AVIF": 6, "HEIF": 8, "JPEG2000": 16, "WEBP": 12}  # a pixel, beside Pillow's own
+_NO_MEMORY = "not enough memory to decode it"
 
 
 def read_image(path: str, *, max_megapixels: float = defaults.MAX_MEGAPIXELS) -> Image.Image:
-    """Decode one file (of an animation, the first frame).
+    """Decode one file (of an animation, the first frame), every pixel of it.
 
     Args:
         path: any name the system can open, `/dev/stdin` and pipes included.
@@ -41,9 +56,23 @@ def read_image(path: str, *, max_megapixels: float = defaults.MAX_MEGAPIXELS) ->
     Raises:
         ImageError: missing, unreadable, not an image, damaged, or too large.
     """
+    with opened(path) as file, _identified(file, path, max_megapixels) as image:
+        return upright_rgb(image)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """A file that can be read more than once; of a pipe, what it holds.
+
+    Args:
+        path: any name the system can open, `/dev/stdin` and pipes included.
+
+    Raises:
+        ImageError: it cannot be opened or, inside the block, be read.
+    """
     try:
-        with open(path, "rb") as file:
-            return _decode(file if file.seekable() else io.BytesIO(file.read()), path, max_megapixels)
+        with _open(path) as file:
+            yield file if file.seekable() else io.BytesIO(file.read())
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -51,14 +80,150 @@ def read_image(path: str, *, max_megapixels: float = defaults.MAX_MEGAPIXELS) ->
     except PermissionError as error:
         raise ImageError("permission denied") from error
     except MemoryError as error:
-        raise ImageError("not enough memory to decode it") from error
+        raise ImageError(_NO_MEMORY) from error
     except OSError as error:
         raise ImageError(_one_line(error.strerror or str(error))) from error
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
     except ValueError as error:
         raise ImageError("a path cannot hold a NUL byte; a list made with -print0 needs --null") from error
 
 
-def _decode(file: BinaryIO, path: str, max_megapixels: float) -> Image.Image:
+def pixels(
+    file: BinaryIO, path: str, preprocess: Preprocess, *, max_megapixels: float, exact: bool = False
+) -> NDArray[np.uint8]:
+    """Decode one file to what a model reads: uint8 [height, width, 3].
+
+    Large images are decoded smaller where their format allows it (JPEG, JPEG 2000), and very large
+    ones averaged by whole blocks, but never to less than twice the size that the resize makes of them.
+    Where nothing is to be gained, and with `exact`, the result is `preprocess(read_image(path))` to
+    the bit. Threads that decode at once share `defaults.DECODING_BYTES`.
+
+    Args:
+        file: can be read more than once, from any position on.
+        path: its name, for messages.
+        preprocess: the model's.
+        max_megapixels: larger images are refused from their header, before any decoding.
+        exact: decode and resize every pixel, as open_clip does.
+
+    Raises:
+        ImageError: not an image, damaged, too large, or too large for the memory.
+    """
+    with _identified(file, path, max_megapixels) as image:
+        if exact:
+            return _framed(image, preprocess, exact=True)
+        if image.format in ("JPEG", "MPO"):
+            return _framed(image, preprocess, _drafted(image, preprocess))
+        if image.format == "JPEG2000" and image.mode in ("L", "RGB", "I;16"):
+            for halvings in _halvings(image, preprocess):
+                # A file with fewer resolutions in it fails, and so does a damaged one: what follows tells them apart.
+                with suppress(Exception), Image.open(file) as again:
+                    return _framed(again, preprocess, _halved(again, halvings))
+        return _framed(image, preprocess)
+
+
+@dataclass(frozen=True)
+class _Reduced:
+    """How an image that will be decoded smaller lies in what is decoded.
+
+    Attributes:
+        size: (width, height) of the whole image, as stored.
+        box: its (left, top, right, bottom) in decoded pixels.
+    """
+
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+
+def _framed(
+    image: Image.Image, preprocess: Preprocess, reduced: _Reduced | None = None, *, exact: bool = False
+) -> NDArray[np.uint8]:
+    turn = None if image.format == "PNG" else _turn(image)
+    with _MEMORY.hold(_bytes(image, turn, reduced)):
+        image.load()
+        turn = _turn(image)  # a PNG may say it after its pixels
+        plain = _plain(image)
+        size = reduced.size if reduced else image.size
+        target = None if exact else _target(size, turn, preprocess)
+        if target and (
+            reduced or any(side >= 2 * _LEAST_AVERAGED * small for side, small in zip(size, target, strict=True))
+        ):
+            if reduced and max(reduced.box[2] - plain.width, reduced.box[3] - plain.height) > 0:
+                plain = _with_edge(plain)
+            box = reduced.box if reduced else None
+            return preprocess.cut(_turned(plain.resize(target, preprocess.resampling, box, _LEAST_AVERAGED), turn))
+        return preprocess(_turned(plain, turn))
+
+
+def _target(size: tuple[int, int], turn: Image.Transpose | None, preprocess: Preprocess) -> tuple[int, int] | None:
+    """What the model makes of an image of that size, both (width, height) as stored."""
+    if turn not in _ON_ITS_SIDE:
+        return preprocess.target(*size)
+    target = preprocess.target(*size[::-1])
+    return target and target[::-1]
+
+
+def _drafted(image: Image.Image, preprocess: Preprocess) -> _Reduced | None:
+    """A JPEG, set to be decoded at a half, a quarter or an eighth if that is large enough."""
+    size = image.size
+    target = _target(size, _turn(image), preprocess)
+    drafted = target and image.draft(None, (_LEAST_JPEG * target[0], _LEAST_JPEG * target[1]))
+    return _Reduced(size, drafted[1]) if drafted and image.size != size else None
+
+
+def _halvings(image: Image.Image, preprocess: Preprocess) -> Iterator[int]:
+    """How often a JPEG 2000 image can be halved, the most first."""
+    target = _target(image.size, _turn(image), preprocess)
+    scale = (
+        min(side // (_LEAST_JPEG_2000 * small) for side, small in zip(image.size, target, strict=True)) if target else 0
+    )
+    for halvings in range(min(scale.bit_length() - 1, 32), 0, -1):
+        power = 1 << halvings
+        # Pillow rounds the size where the format rounds it up, and refuses what does not agree.
+        if all((side + power // 2) // power == -(-side // power) for side in image.size):
+            yield halvings
+
+
+def _halved(image: Image.Image, halvings: int) -> _Reduced:
+    """A JPEG 2000 image, set to be decoded at a lower resolution.
+
+    Its pixels there stand for the first one of each block, not for the middle, so all are a bit to the right.
+    """
+    cast("Jpeg2KImageFile", image).reduce = halvings
+    scale = 2.0**-halvings
+    shift = (1 - scale) / 2
+    return _Reduced(image.size, (shift, shift, image.width * scale + shift, image.height * scale + shift))
+
+
+def _with_edge(image: Image.Image) -> Image.Image:
+    """One more column and row, which repeat the last."""
+    array = np.asarray(image)
+    return Image.fromarray(np.pad(array, [(0, 1), (0, 1), (0, 0)][: array.ndim], mode="edge"))
+
+
+def _bytes(image: Image.Image, turn: Image.Transpose | None, reduced: _Reduced | None) -> int:
+    """What decoding an image takes at most, measured with Pillow 13; it is not loaded yet."""
+    width, height = (reduced.box[2], reduced.box[3]) if reduced else image.size
+    if image.mode in ("I", "F"):
+        each = 28
+    elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        each = 20
+    else:
+        each = 4 if image.mode in ("RGB", "L") else 8
+    each += _DECODER_BYTES.get(image.format or "", 0)
+    if turn is not None and not reduced:
+        each += 4
+    # A progressive JPEG is held whole, as coefficients of 2 bytes, before the first pixel is made.
+    coefficients = math.prod(reduced.size if reduced else image.size) * 6 if image.info.get("progressive") else 0
+    return math.ceil(width * height * each) + coefficients
+
+
+@contextmanager
+def _identified(file: BinaryIO, path: str, max_megapixels: float) -> Iterator[Image.Image]:
+    """The image in a file, its header read. Whatever goes wrong with it inside the block becomes an ImageError."""
     _raise_pillow_limit(max_megapixels)
     _enable_heic()
     try:
@@ -66,7 +231,7 @@ def _decode(file: BinaryIO, path: str, max_megapixels: float) -> Image.Image:
             megapixels = image.width * image.height / 1e6
             if megapixels > max_megapixels:
                 raise _too_large(megapixels, max_megapixels)
-            return upright_rgb(image)
+            yield image
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -74,8 +239,8 @@ def _decode(file: BinaryIO, path: str, max_megapixels: float) -> Image.Image:
         raise _too_large(int(found[0]) / 1e6 if found else float("inf"), max_megapixels) from error
     except UnidentifiedImageError as error:
         raise ImageError(_why_unknown(file, path)) from error
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise ImageError(_NO_MEMORY) from error
     except Exception as error:  # a damaged file can raise anything from a decoder; it must cost this image only
         raise _damaged(error) from error
 
@@ -87,20 +252,36 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     laid on white; palettes, CMYK and greys converted.
     """
     image.load()
+    image = _turned(image, _turn(image))
+    plain = _plain(image)
+    if plain.mode != "RGB":
+        return plain.convert("RGB")
+    return plain.copy() if plain.readonly else plain
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
     with suppress(Exception):  # a broken EXIF block is no reason to refuse the picture
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-        image = image if turn is None else image.transpose(turn)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy() if image.readonly else image
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    return None
+
+
+def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    return image if turn is None else image.transpose(turn)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """8-bit RGB or grey ("L"), opaque."""
     if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bit_grey(image)
-    elif image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        return _eight_bit_grey(image)
+    if image.has_transparency_data:
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, rgba)
-    elif image.mode == "LAB":
-        image = _lab_to_rgb(image)
-    return image.convert("RGB")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    if image.mode == "LAB":
+        return _lab_to_rgb(image).convert("RGB")
+    if image.mode in ("RGB", "L"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def from_array(array: "NDArray[Any]") -> Image.Image:
@@ -139,21 +320,19 @@ def upright(image: Image.Image) -> Image.Image:
             image.load()
         return upright_rgb(image)
     except MemoryError as error:
-        raise ImageError("not enough memory to decode it") from error
+        raise ImageError(_NO_MEMORY) from error
     except Exception as error:  # a damaged file can raise anything from a decoder; it must cost this image only
         raise _damaged(error) from error
 
 
 def _eight_bit_grey(image: Image.Image) -> Image.Image:
     """16-bit greys by their full range; wider integers and floats by what they hold."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(_FROM_16_BITS[np.asarray(image)])
     values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
     peak = float(values.max(initial=0.0))
-    if image.mode.startswith("I;16"):
-        top = 65535.0
-    elif image.mode == "F" and peak <= 1.0:
-        top = 1.0
-    else:
-        top = next((top for top in (255.0, 65535.0) if peak <= top), peak)
+    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    top = next((top for top in tops if peak <= top), peak)
     return Image.fromarray(np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8))
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,11 @@ from clipzs.preprocess import Preprocess
 
 HF_HUB = "hf-hub:"
 DEFAULT_CONTEXT_LENGTH = 77
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class ModelSpec:
         filename: the checkpoint's name in it; None for open_clip's usual names.
         tokenizer_dir: a local-dir model's folder, where its own tokenizer lies.
         allow_pickle: whether the repository's .bin will do.
+        sha256: how a file is hashed; `filehashes` has one that remembers.
     """
 
     name: str
@@ -39,6 +45,7 @@ class ModelSpec:
     filename: str | None = None
     tokenizer_dir: Path | None = None
     allow_pickle: bool = False
+    sha256: Callable[[Path], str] = field(default=_sha256, repr=False, compare=False)
 
     @cached_property
     def weights(self) -> Path:
@@ -89,14 +96,10 @@ class ModelSpec:
         path = self.weights.resolve()
         if path.parent.name == "blobs" and len(path.name) == 64:
             return path.name  # the hub cache names large files by their SHA-256
-        digest = hashlib.sha256()
         try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+            return self.sha256(path)
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-        return digest.hexdigest()
 
     @cached_property
     def digest(self) -> str:

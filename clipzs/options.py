@@ -10,6 +10,7 @@ from clipzs import defaults
 from clipzs.errors import UsageProblem
 from clipzs.score import ScoreKind
 
+ENGINES = ("auto", "torch", "openvino")
 SCORE_KINDS: tuple[ScoreKind, ...] = ("softmax", "sigmoid", "cosine")
 
 
@@ -29,9 +30,13 @@ class Options:
         by_group: add up the probabilities of each label group.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
+        engine: "auto", "torch" or "openvino".
+        compile: let torch compile the image tower; on a GPU only.
         batch_size: images per forward pass.
         max_megapixels: larger images are refused.
-        cache: keep label embeddings between runs.
+        exact_decode: decode and resize every pixel as open_clip does, also where fewer are enough.
+        cache: keep between runs what costs time to make.
+        image_cache: of this, the embeddings of image files.
         cache_dir: where; None is the user's cache folder.
         prompts_dir: the user's own template sets; None is the user's config folder.
         quick_gelu: the activation of a checkpoint file, where it is not the architecture's usual one.
@@ -48,9 +53,13 @@ class Options:
     by_group: bool = False
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "auto"
+    compile: bool = False
     batch_size: int = defaults.BATCH_SIZE
     max_megapixels: float = defaults.MAX_MEGAPIXELS
+    exact_decode: bool = False
     cache: bool = True
+    image_cache: bool = True
     cache_dir: Path | None = None
     prompts_dir: Path | None = None
     quick_gelu: bool | None = None
@@ -79,6 +88,8 @@ def checked(options: Options) -> Options:
     """
     if options.score not in SCORE_KINDS:
         raise UsageProblem(f"unknown score {options.score!r}", hint=f"--score takes {', '.join(SCORE_KINDS)}")
+    if options.engine not in ENGINES:
+        raise UsageProblem(f"unknown engine {options.engine!r}", hint=f"--engine takes {', '.join(ENGINES)}")
     if options.by_group and options.score != "softmax":
         raise UsageProblem("--by-group adds up probabilities", hint="leave --score at softmax")
     if options.pretrained and options.model is None:

@@ -103,6 +103,8 @@ class Selection:
                 yield Found(entry.path)
 
     def _excluded(self, entry: os.DirEntry[str]) -> bool:
+        if not self.exclude:
+            return False
         path = f"/{Path(entry.path).as_posix()}"
         globs = [glob.removeprefix("./").rstrip("/") for glob in self.exclude]
         globs += [glob.replace("**/", "") for glob in globs if "**/" in glob]  # which may also stand for no folder

@@ -40,33 +40,44 @@ class Preprocess:
     fill_color: int = 0
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An RGB image of any size → uint8 [height, width, 3]."""
-        return np.array(self.framed(image))
-
-    def framed(self, image: Image.Image) -> Image.Image:
-        """The image resized, then cut or padded to the model's size."""
-        height, width = self.size
-        resampling = _RESAMPLING[self.interpolation]
-        if self.resize_mode == "squash":
-            return image.resize((width, height), resampling)
-        fill = self.fill_color if self.resize_mode == "longest" else 0
-        if self.resize_mode == "shortest" and height != width:
-            resampling = Image.Resampling.BICUBIC  # open_clip passes no interpolation on in this one case
-        if self.resize_mode == "shortest" and max(image.size) > _MAX_RATIO * min(image.size):
+        """An RGB or grey ("L") image of any size → uint8 [height, width, 3]."""
+        if self._is_thread(image.width, image.height):
             longest = _MAX_RATIO * min(image.size)  # what is cut off here would be cut off below
-            image = _centred(image, min(image.width, longest), min(image.height, longest), fill)
-        return _centred(image.resize(self._resized_size(image), resampling), width, height, fill)
+            image = _centred(image, min(image.width, longest), min(image.height, longest), 0)
+        return self.cut(image.resize(self._resized(image.width, image.height), self.resampling))
 
-    def _resized_size(self, image: Image.Image) -> tuple[int, int]:
+    @property
+    def resampling(self) -> Image.Resampling:
+        """The filter; open_clip passes no interpolation on in one case, which makes it bicubic."""
+        if self.resize_mode == "shortest" and self.size[0] != self.size[1]:
+            return Image.Resampling.BICUBIC
+        return _RESAMPLING[self.interpolation]
+
+    def target(self, width: int, height: int) -> tuple[int, int] | None:
+        """(width, height) that an image of this size is resized to, before the cut; None if it is cut first as well."""
+        return None if self._is_thread(width, height) else self._resized(width, height)
+
+    def cut(self, resized: Image.Image) -> NDArray[np.uint8]:
+        """An image of the size `target` → uint8 [height, width, 3]: its middle, padded where the model wants more."""
+        rgb = resized if resized.mode == "RGB" else resized.convert("RGB")  # greys are a third of the work until here
+        height, width = self.size
+        return np.array(_centred(rgb, width, height, self.fill_color if self.resize_mode == "longest" else 0))
+
+    def _is_thread(self, width: int, height: int) -> bool:
+        return self.resize_mode == "shortest" and max(width, height) > _MAX_RATIO * min(width, height)
+
+    def _resized(self, image_width: int, image_height: int) -> tuple[int, int]:
         """(width, height) after resizing, before the cut. Truncation and rounding follow torchvision's."""
         height, width = self.size
+        if self.resize_mode == "squash":
+            return width, height
         if self.resize_mode == "shortest" and height == width:
-            short, long = sorted(image.size)
+            short, long = sorted((image_width, image_height))
             other = int(height * long / short)
-            return (height, other) if image.width <= image.height else (other, height)
-        ratios = image.height / height, image.width / width
+            return (height, other) if image_width <= image_height else (other, height)
+        ratios = image_height / height, image_width / width
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
-        return max(1, round(image.width / ratio)), max(1, round(image.height / ratio))  # open_clip fails at 0
+        return max(1, round(image_width / ratio)), max(1, round(image_height / ratio))  # open_clip fails at 0
 
 
 def _centred(image: Image.Image, width: int, height: int, fill: int) -> Image.Image:
@@ -76,5 +87,7 @@ def _centred(image: Image.Image, width: int, height: int, fill: int) -> Image.Im
         canvas = Image.new("RGB", (image.width + pad_x, image.height + pad_y), (fill, fill, fill))
         canvas.paste(image, (pad_x // 2, pad_y // 2))
         image = canvas
+    if image.size == (width, height):
+        return image
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))

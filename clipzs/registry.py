@@ -12,11 +12,12 @@ from typing import Any
 
 from clipzs import catalogue
 from clipzs.errors import ModelError, UnknownModel
+from clipzs.importing import without
 
 
 def model_names() -> list[str]:
     """Names of all architectures open_clip has."""
-    return sorted(path.stem for path in (_open_clip_folder() / "model_configs").glob("*.json"))
+    return sorted(path.stem for path in (open_clip_folder() / "model_configs").glob("*.json"))
 
 
 @cache
@@ -28,23 +29,22 @@ def tag_table() -> dict[str, dict[str, dict[str, Any]]]:
     """
     alias = "_clipzs_open_clip"
     package = types.ModuleType(alias)
-    package.__path__ = [str(_open_clip_folder())]
-    blocked = "safetensors.torch" not in sys.modules
-    if blocked:
-        sys.modules["safetensors.torch"] = None  # type: ignore[assignment]  # its import is optional there, and slow
-    try:
+    package.__path__ = [str(open_clip_folder())]
+    with without("safetensors.torch", "huggingface_hub"):  # optional there, and slow
         sys.modules[alias] = package
         module = importlib.import_module(f"{alias}.pretrained")
-    finally:
-        if blocked:
-            del sys.modules["safetensors.torch"]
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for name, tag in module.list_pretrained():
         table.setdefault(name, {})[tag] = module.get_pretrained_cfg(name, tag)
     return table
 
 
-def _open_clip_folder() -> Path:
+def open_clip_folder() -> Path:
+    """Where the installed package lies; it is found, not imported.
+
+    Raises:
+        ModelError: it is not installed.
+    """
     spec = importlib.util.find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
         raise ModelError("open_clip is not installed", hint="pip install open_clip_torch")
@@ -66,6 +66,6 @@ def architecture(name: str) -> dict[str, Any]:
             + (f"; did you mean {', '.join(by_lower[each] for each in near)}?" if near else ""),
             hint="`clipzs models list` shows the recommended ones, --all everything",
         )
-    text = (_open_clip_folder() / "model_configs" / f"{name}.json").read_text(encoding="utf-8")
+    text = (open_clip_folder() / "model_configs" / f"{name}.json").read_text(encoding="utf-8")
     config: dict[str, Any] = json.loads(text)
     return config

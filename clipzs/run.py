@@ -3,7 +3,8 @@
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from clipzs.classifier import Classifier
 from clipzs.errors import ClipzsError, OutputError
 from clipzs.output import Output, check_writable, problem, write_whole
 from clipzs.paths import Selection
+from clipzs.results import Result
 from clipzs.writers import json_text
 
 REASONS_KEPT = 20
@@ -56,13 +58,11 @@ class Run:
             ClipzsError: what made it fail.
         """
         try:
-            for batch in self.classifier.batches(self.selection.find(), live=self.selection.live):
-                advance(len(batch))
-                self.output.write(batch)
-                self.images += len(batch)
-                failed = [(result.path, result.error) for result in batch if result.error is not None]
-                self.errors += len(failed)
-                self.reasons += failed[: REASONS_KEPT - len(self.reasons)]
+            with closing(self.classifier.batches(self.selection.find(), live=self.selection.live)) as batches:
+                for batch in batches:
+                    advance(len(batch))
+                    self.output.write(batch)
+                    self._count(batch)
         except KeyboardInterrupt:
             self.interrupted = True
         except OutputError:
@@ -75,6 +75,12 @@ class Run:
             self._finish(None)
         else:
             self.output.abandon()
+
+    def _count(self, batch: Sequence[Result]) -> None:
+        failed = [(result.path, result.error) for result in batch if result.error is not None]
+        self.images += len(batch)
+        self.errors += len(failed)
+        self.reasons += failed[: REASONS_KEPT - len(self.reasons)]
 
     def _finish(self, failure: str | None) -> None:
         facts = self._facts(failure)
@@ -95,6 +101,7 @@ class Run:
             "config": classifier.config,
             "score": classifier.options.score,
             "device": classifier.encoder.device if read_any else None,
+            "engine": classifier.encoder.engine if read_any else None,
             "precision": classifier.encoder.precision if read_any else None,
             "images": self.images,
             "errors": self.errors,
@@ -122,7 +129,7 @@ class Run:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for package in ("torch", "open_clip_torch", "timm", "transformers", "numpy", "pillow"):
+    for package in ("torch", "open_clip_torch", "openvino", "timm", "transformers", "numpy", "pillow"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -34,12 +34,14 @@ def average(prompts: Array) -> Array:
     return averaged
 
 
-def scores(images: Array, labels: Array, *, kind: ScoreKind, scale: float, bias: float | None) -> Array:
+def scores(
+    images: Array, labels: Array | NDArray[np.float64], *, kind: ScoreKind, scale: float, bias: float | None
+) -> Array:
     """The score of every label for every image.
 
     Args:
         images: float32 [n, d], rows of length 1.
-        labels: float32 [c, d], rows of length 1.
+        labels: float32 [c, d], rows of length 1; in float64 they need no conversion here.
         kind: "softmax" shares one probability among the labels; "sigmoid" gives each its own and
             needs a model trained that way; "cosine" is the similarity itself.
         scale: exp(logit_scale) as the model learned it, near 100 for CLIP; unitless.
@@ -50,17 +52,29 @@ def scores(images: Array, labels: Array, *, kind: ScoreKind, scale: float, bias:
 
     Source: softmax arXiv:2103.00020, sigmoid arXiv:2303.15343.
     """
-    cosine: Array = images @ labels.T
-    if kind == "cosine":
-        return cosine
-    logits = cosine.astype(np.float64) * scale + (bias or 0.0)
-    if kind == "sigmoid":
-        shares = np.exp(-np.logaddexp(0.0, -logits))  # 1 / (1 + exp(-logits)), where exp cannot overflow
-    else:
-        exp = np.exp(logits - logits.max(axis=1, keepdims=True))  # shifted so that exp cannot overflow
-        shares = exp / exp.sum(axis=1, keepdims=True)
-    rounded: Array = shares.astype(np.float32)
+    # In float32 the product of one image depends on how many others are multiplied with it.
+    table = np.asarray(images, np.float64) @ np.asarray(labels, np.float64).T
+    if kind != "cosine":
+        table *= scale
+        table += bias or 0.0
+        _share(table) if kind == "softmax" else _squash(table)
+    rounded: Array = table.astype(np.float32)
     return rounded
+
+
+def _share(logits: NDArray[np.float64]) -> None:
+    """Softmax of each row, in place."""
+    logits -= logits.max(axis=1, keepdims=True)  # so that exp cannot overflow
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+
+
+def _squash(logits: NDArray[np.float64]) -> None:
+    """1 / (1 + exp(-logits)) in place, where exp cannot overflow."""
+    np.negative(logits, out=logits)
+    np.logaddexp(0.0, logits, out=logits)
+    np.negative(logits, out=logits)
+    np.exp(logits, out=logits)
 
 
 def sum_groups(scores: Array, groups: Sequence[str]) -> tuple[Array, list[str]]:
@@ -73,6 +87,36 @@ def sum_groups(scores: Array, groups: Sequence[str]) -> tuple[Array, list[str]]:
     Returns:
         float32 [n, g] and the g group names in order of first appearance.
     """
-    names = list(dict.fromkeys(groups))
-    member = np.array([[group == name for name in names] for group in groups], np.float32)  # [c, g]
-    return scores @ member, names
+    number = {name: place for place, name in enumerate(dict.fromkeys(groups))}
+    member = np.array([number[group] for group in groups])  # [c]
+    order = np.argsort(member, kind="stable")  # the labels of a group side by side
+    starts = np.searchsorted(member[order], np.arange(len(number)))
+    sums: Array = np.add.reduceat(scores[:, order], starts, axis=1)
+    return sums, list(number)
+
+
+def ranked(scores: Array, top_k: int | None) -> NDArray[np.intp]:
+    """The best columns of each row, best first, ties in the order of the columns.
+
+    Args:
+        scores: float32 [n, c].
+        top_k: how many to keep; None keeps all.
+
+    Returns:
+        [n, min(top_k, c)].
+    """
+    n, c = scores.shape
+    if top_k == 1:
+        return np.expand_dims(np.argmax(scores, axis=1), 1)
+    if top_k is None or top_k >= c:
+        return np.argsort(-scores, axis=1, kind="stable")
+    least = np.partition(scores, c - top_k, axis=1)[:, c - top_k, None]
+    kept = scores >= least
+    sure = np.count_nonzero(kept, axis=1) == top_k  # elsewhere several are tied for the last place
+    kept[~sure] = False
+    found = np.nonzero(kept)[1].reshape(-1, top_k)
+    values = np.take_along_axis(scores[sure], found, axis=1)
+    columns = np.empty((n, top_k), np.intp)
+    columns[sure] = np.take_along_axis(found, np.argsort(-values, axis=1, kind="stable"), axis=1)
+    columns[~sure] = np.argsort(-scores[~sure], axis=1, kind="stable")[:, :top_k]
+    return columns

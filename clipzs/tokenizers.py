@@ -1,52 +1,133 @@
-"""A model's own tokenizer: open_clip's BPE, or one of the transformers package."""
+"""A model's own tokenizer: the byte pairs of CLIP, or one of the transformers package.
+
+Either can be stored as a description, from which later runs restore it without torch, transformers or open_clip.
+"""
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from clipzs import hub
+from clipzs.backend import INSTALL, BackendSettings, BackendTokenizer
+from clipzs.bpe import CLEAN, BpeTokenizer
 from clipzs.checkpoint import short
 from clipzs.encoder import Tokens
 from clipzs.errors import ModelError, ModelUnavailable
 from clipzs.modelspec import ModelSpec
 
+# A description is given out only if it leads to the same ids for all of these.
+_CHECKS = (
+    "", " ", "a", "a photo of a cat.", "A Photo of a CAT!", "itap of the 2,048 dogs", "  two\tspaces\n", "don't",
+    "snow_leopard (Uncia uncia)", "x" * 50, "word " * 600, "...?!", "1 23 456", "http://example.org/a-b",
+    "Ünïcode naïve façade", "Ａ ｗｉｄｅ ﬁ", "cafe\u0301", "Größe ŁÓDŹ İstanbul ΣΑΣ", "“quotes” ‘and’ — dashes",
+    "фото кошки", "一张猫的照片", "猫の写真です", "고양이 사진", "صورة قطة", "תמונה של חתול", "बिल्ली", "ภาพถ่ายแมว",
+    "😀 👩‍👩‍👧 🇩🇪", "a\u200bb\u00adc\ufeffd", "a\u00a0b\u3000c", "&amp;lt; &eacute; &#x1F600;", "<b>bold</b>",
+    "▁ _ ## @@", "𝒳 𐍈 ﷽ ½ ² Ⅷ", "<s> [CLS] x</s> <pad> <unk> [SEP] [PAD] [UNK] [MASK] <mask> <eos> <bos>",
+)  # fmt: skip
 
-class Tokenizer:
-    """Texts → token ids, as the model was trained.
+
+class TextTokenizer(Protocol):
+    """A model's tokenizer, whatever runs it."""
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Token ids, int64 [n, context length], and their number before any cut."""
+
+    def stored(self) -> dict[str, Any] | None:
+        """What `restored` needs, fit for JSON; None if only the transformers package gives these ids."""
+
+
+def tokenizer_for(spec: ModelSpec) -> TextTokenizer:
+    """The tokenizer a model was trained with.
 
     Raises:
         ModelUnavailable: it is neither on this machine nor downloadable.
         ModelError: it needs a package that is missing, or its settings make no sense.
     """
+    text = spec.config["text_cfg"]
+    options = {"context_length": spec.context_length, **(text.get("tokenizer_kwargs") or {})}
+    try:
+        if not text.get("hf_tokenizer_name"):
+            return BpeTokenizer(**options)
+        with transformers_problems(spec):
+            own = _of_transformers(spec, {"tokenizer_mode": text.get("tokenizer_mode"), **options})
+        return TransformersTokenizer(own, spec.name, clean=options.get("clean", "whitespace"))
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ModelError(f"{spec.name}: its tokenizer_kwargs make no sense: {short(error)}") from error
 
-    def __init__(self, spec: ModelSpec) -> None:
-        """Load it."""
-        from open_clip.tokenizer import SimpleTokenizer
 
-        text = spec.config["text_cfg"]
-        options = {"context_length": spec.context_length, **(text.get("tokenizer_kwargs") or {})}
-        self._own: Any
-        try:
-            if not text.get("hf_tokenizer_name"):
-                self._own = SimpleTokenizer(**options)
-            else:
-                with transformers_problems(spec):
-                    self._own = _of_transformers(spec, {"tokenizer_mode": text.get("tokenizer_mode"), **options})
-        except (TypeError, AssertionError) as error:
-            raise ModelError(f"{spec.name}: its tokenizer_kwargs make no sense: {short(error)}") from error
+def restored(description: dict[str, Any]) -> TextTokenizer:
+    """The tokenizer that was stored, without transformers, torch or open_clip.
+
+    Args:
+        description: what its `stored` gave.
+
+    Raises:
+        ModelError: the tokenizers package is missing, or does not understand what was stored.
+    """
+    settings = {key: value for key, value in description.items() if key != "kind"}
+    if description["kind"] == "bpe":
+        return BpeTokenizer(**settings)
+    return BackendTokenizer(BackendSettings(**settings))
+
+
+class TransformersTokenizer:
+    """A tokenizer of the transformers package, used as open_clip uses it."""
+
+    def __init__(self, own: Any, name: str, *, clean: str) -> None:
+        """Take open_clip's `HFTokenizer` for the model of that name, and a key of `bpe.CLEAN`."""
+        self._own = own
+        self._name = name
+        self._clean = clean
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Token ids and their number before any cut."""
-        ids = self._own(list(texts)).numpy()
-        return Tokens(ids.astype(np.int64, copy=False), tuple(self._count(text) for text in texts))
+        """Token ids and their number before any cut.
 
-    def _count(self, text: str) -> int:
-        if hasattr(self._own, "encode"):
-            return len(self._own.encode(text)) + 2
-        return len(self._own.tokenizer(self._own.clean_fn(text)).input_ids)
+        Raises:
+            ModelError: the model's config asks for what its tokenizer has not, such as a token for padding.
+        """
+        try:
+            ids = self._own(list(texts)).numpy()
+        except Exception as error:  # open_clip and transformers raise anything
+            raise ModelError(f"{self._name}: its tokenizer fails: {short(error)}") from error
+        cleaned = [CLEAN[self._clean](text) for text in texts]
+        whole = self._own.tokenizer(cleaned, add_special_tokens=not self._adds_ends, verbose=False).input_ids
+        return Tokens(ids.astype(np.int64, copy=False), tuple(len(row) + 3 * self._adds_ends for row in whole))
+
+    def stored(self) -> dict[str, Any] | None:
+        """What `restored` needs; None if that gives other ids, or the tokenizer is written in Python."""
+        own = self._own.tokenizer
+        if getattr(own, "backend_tokenizer", None) is None:
+            return None
+        checks = (*_CHECKS, *own.all_special_tokens, " ".join(own.all_special_tokens))
+        try:
+            expected = self(checks)  # before the backend is read: transformers adjusts it in a call
+            twin = BackendTokenizer(self._settings(str(own.backend_tokenizer.to_str())))
+            found = twin(checks)
+        except Exception:  # ModelError, or Exception itself, of parts written in Python
+            return None
+        same = np.array_equal(found.ids, expected.ids) and found.lengths == expected.lengths
+        return twin.stored() if same else None
+
+    @property
+    def _adds_ends(self) -> bool:
+        return bool(self._own.tokenizer_mode == "clips")
+
+    def _settings(self, text: str) -> BackendSettings:
+        own = self._own.tokenizer
+        return BackendSettings(
+            tokenizer=text,
+            context_length=self._own.context_length,
+            clean=self._clean,
+            truncation_side=own.truncation_side,
+            padding_side=own.padding_side,
+            padding=own.pad_token_id,
+            split_special_tokens=bool(getattr(own, "split_special_tokens", False)),
+            zeroed=own.sep_token_id if self._own.strip_sep_token else None,
+            ends=[own.bos_token_id, own.eos_token_id, own.cls_token_id] if self._adds_ends else None,
+        )
 
 
 def _of_transformers(spec: ModelSpec, options: dict[str, Any]) -> Any:
@@ -74,9 +155,7 @@ def transformers_problems(spec: ModelSpec) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, ImportError) or "pip install transformers" in str(error):
-            raise ModelError(
-                f"{spec.name} needs the transformers package", hint="pip install 'clipzs[multilingual]'"
-            ) from error
+            raise ModelError(f"{spec.name} needs the transformers package", hint=INSTALL) from error
         if isinstance(error, (TypeError, AssertionError)):
             raise
         raise ModelUnavailable(

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from clipzs.checkpoint import Checkpoint, short
 from clipzs.devices import chosen_device, chosen_precision, dtype
-from clipzs.encoder import Pixels, Tokens
+from clipzs.encoder import Pixels, Tokens, trimmed
 from clipzs.errors import ModelError
 from clipzs.filling import filled, unfilled
 from clipzs.modelspec import ModelSpec
 from clipzs.preprocess import Preprocess
 from clipzs.score import Array
-from clipzs.tokenizers import Tokenizer, quieten, transformers_problems
+from clipzs.tokenizers import TextTokenizer, quieten, tokenizer_for, transformers_problems
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,11 @@ class OpenClipEncoder:
         ModelError: the weights are damaged or belong to another architecture.
     """
 
-    def __init__(self, spec: ModelSpec, *, device: str = "auto", precision: str = "auto") -> None:
+    engine = "torch"
+
+    def __init__(
+        self, spec: ModelSpec, *, device: str = "auto", precision: str = "auto", torch_compile: bool = False
+    ) -> None:
         """Choose where and how to compute; nothing is loaded yet.
 
         Raises:
@@ -53,6 +57,7 @@ class OpenClipEncoder:
         self.spec = spec
         self.device = chosen_device(device)
         self.precision = chosen_precision(precision, self.device)
+        self.torch_compile = torch_compile
 
     @cached_property
     def logit_scale(self) -> float:
@@ -87,27 +92,68 @@ class OpenClipEncoder:
         return self._tokenizer(texts)
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        quieten()
-        return Tokenizer(self.spec)
+    def _tokenizer(self) -> TextTokenizer:
+        return tokenizer_for(self.spec)
 
     def encode_texts(self, tokens: Tokens) -> Array:
         """Token ids → float32 [n, d], rows of length 1."""
         import torch
 
         with torch.inference_mode(), _enough_memory():
-            return _unit(encode_text(self._text, torch.from_numpy(tokens.ids).to(self.device)))
+            ids = torch.from_numpy(trimmed(tokens.ids, self.text_end)).to(self.device)
+            return _array(self.text_features(ids))
 
     def encode_images(self, pixels: Pixels) -> Array:
         """uint8 [b, height, width, 3] → float32 [b, d], rows of length 1."""
         import torch
 
         with torch.inference_mode(), _enough_memory():
-            normalised = normalise(torch.from_numpy(pixels).to(self.device), self.spec.preprocess)
-            return _unit(self._visual(normalised.to(dtype(self.precision))))
+            return _array(self.image_features(torch.from_numpy(pixels).to(self.device)))
+
+    def tower(self, name: str) -> Any:
+        """The module of the tower "image" or "text"."""
+        return self._visual if name == "image" else self._text
+
+    def text_features(self, ids: "torch.Tensor") -> "torch.Tensor":
+        """int64 [n, length] → float32 [n, d], rows of length 1; the length may be cut as `text_end` allows."""
+        tower = self._text
+        if self.text_end is None:
+            return _unit(self._computed(tower, ids))
+        mask, length = tower.attn_mask, ids.shape[1]
+        tower.attn_mask = mask[:length, :length]
+        try:
+            return _unit(self._computed(tower, ids))
+        finally:
+            tower.attn_mask = mask
+
+    def image_features(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """uint8 [b, height, width, 3] → float32 [b, d], rows of length 1."""
+        return _unit(self._computed(self._visual, normalise(pixels, self.spec.preprocess)))
+
+    def _computed(self, tower: Any, given: "torch.Tensor") -> Any:
+        """The tower on its input, in the chosen precision: on a CPU its weights have it, on a GPU each operation."""
+        import torch
+
+        wanted = dtype(self.precision)
+        if wanted == torch.float32:
+            return tower(given)
+        if self.device.startswith("cuda"):
+            with torch.autocast("cuda", dtype=wanted):
+                return tower(given)
+        return tower(given.to(wanted) if given.is_floating_point() else given)
+
+    @cached_property
+    def text_end(self) -> str | int | None:
+        """How the text tower finds the end of a text, if nothing after it matters; see `trimmed`."""
+        pool = getattr(self._text, "pool_type", None)
+        causal = getattr(self._text, "attn_mask", None) is not None and getattr(self._text, "cls_emb", None) is None
+        if not causal or pool not in ("argmax", "eos"):
+            return None
+        return "argmax" if pool == "argmax" else int(self._text.eos_id)
 
     @cached_property
     def _visual(self) -> Any:
+        import torch
         from open_clip.model import _build_vision_tower
 
         vision = {**self.spec.config["vision_cfg"]}
@@ -118,7 +164,8 @@ class OpenClipEncoder:
             self._image_state,
             lambda model: model.visual,
         )
-        return self._reparameterised(tower)
+        tower = self._reparameterised(tower)
+        return torch.compile(tower) if self.torch_compile else tower
 
     @cached_property
     def _text(self) -> Any:
@@ -155,6 +202,8 @@ class OpenClipEncoder:
         part: Callable[[Any], Any],
     ) -> "torch.nn.Module":
         """Build one tower around its weights; by way of the whole model if they do not fit directly."""
+        import torch
+
         quieten()
         weights = state()  # first, so that a damaged file is told from one that does not fit
         try:
@@ -165,7 +214,10 @@ class OpenClipEncoder:
             log.debug("%s: loading one tower failed (%s); loading the whole model", self.spec.name, short(direct))
             tower = part(self._whole_model(direct))
         with _enough_memory():
-            return tower.eval().requires_grad_(False).to(self.device, dtype(self.precision))
+            tower = tower.eval().requires_grad_(False)
+            if not self.device.startswith("cuda"):
+                return tower.to(self.device, dtype(self.precision))
+            return tower.to(self.device).to(memory_format=torch.channels_last)
 
     def _whole_model(self, direct: Exception) -> Any:
         import open_clip
@@ -222,30 +274,16 @@ def _text_of(model: Any) -> Any:
     return Text()
 
 
-def encode_text(tower: Any, ids: "torch.Tensor") -> Any:
-    """Run a text tower, on the shortest context that cannot change the result.
-
-    In a causal tower that reads its answer at the end token, what follows that token has no influence.
-    """
-    mask = getattr(tower, "attn_mask", None)
-    pool = getattr(tower, "pool_type", None)
-    if mask is None or pool not in ("argmax", "eos") or getattr(tower, "cls_emb", None) is not None:
-        return tower(ids)
-    ends = ids.argmax(dim=-1) if pool == "argmax" else (ids == tower.eos_id).to(ids).argmax(dim=-1)
-    length = int(ends.max()) + 1
-    tower.attn_mask = mask[:length, :length]
-    try:
-        return tower(ids[:, :length])
-    finally:
-        tower.attn_mask = mask
-
-
-def _unit(features: Any) -> Array:
+def _unit(features: Any) -> "torch.Tensor":
     import torch
 
     features = features[0] if isinstance(features, (tuple, list)) else features  # CoCa gives its tokens too
-    unit: Array = torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
-    return unit
+    return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+def _array(features: "torch.Tensor") -> Array:
+    array: Array = features.cpu().numpy()
+    return array
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """The arithmetic of scores, against torch computing the same on its own."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -104,3 +106,30 @@ def test_groups_keep_the_whole(groups):
     for column, name in enumerate(names):
         members = [c for c, group in enumerate(groups) if group == name]
         np.testing.assert_allclose(sums[:, column], table[:, members].sum(axis=1), rtol=1e-5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    table=arrays.arrays(
+        np.float32, st.tuples(st.integers(1, 6), st.integers(1, 12)), elements=st.sampled_from([0, -0.0, 0.25, 0.5, 1])
+    ),
+    top_k=st.none() | st.integers(1, 14),
+)
+def test_the_best_are_those_of_a_full_stable_sort(table, top_k):
+    found = score.ranked(table, top_k)
+    np.testing.assert_array_equal(found, np.argsort(-table, axis=1, kind="stable")[:, :top_k])
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    rows=st.lists(st.integers(1, 40), min_size=1, max_size=6), kind=st.sampled_from(["softmax", "sigmoid", "cosine"])
+)
+def test_the_scores_of_an_image_do_not_depend_on_its_company(rows, kind):
+    images, labels = unit(sum(rows), 64, seed=sum(rows)), unit(37, 64, seed=1)
+    together = score.scores(images, labels, kind=kind, scale=100.0, bias=-10.0)
+    starts = np.cumsum([0, *rows])
+    apart = [
+        score.scores(images[a:b], labels, kind=kind, scale=100.0, bias=-10.0)
+        for a, b in pairwise(starts)
+    ]
+    np.testing.assert_array_equal(np.concatenate(apart), together)

@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +22,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.torch import load_file, save_file
 
-from clipzs import Classifier, defaults, store
+from clipzs import Classifier, cachefolder, defaults
 from clipzs.embed import label_embeddings
 from clipzs.encoder import Tokens
-from clipzs.store import LabelEmbedding, LabelStore, key
+from clipzs.store import ImageStore, LabelEmbedding, LabelStore, key
 
 LABELS = ("cat", "dog", "rocket")
 
@@ -86,7 +88,7 @@ def test_one_more_label_encodes_that_label_only(classify):
     classify()
     scores, encoded, _ = classify(labels=(*LABELS, "a cup of coffee"))
     assert encoded == 7
-    assert scores == classify("--no-cache", labels=(*LABELS, "a cup of coffee"))[0]
+    assert scores == pytest.approx(classify("--no-cache", labels=(*LABELS, "a cup of coffee"))[0], abs=2e-6)
 
 
 def test_the_order_of_labels_does_not_matter(classify):
@@ -156,19 +158,24 @@ def test_the_cache_lies_where_it_is_told_to(classify, cache, tmp_path):
 
 def test_info_counts_and_clear_deletes(run, classify, cache):
     classify()
-    title, row = run("cache", "info").stdout.splitlines()
-    assert title.startswith(f"{cache}: 1 models, ")
-    assert row.split("\t")[1] == "3"
+    title, *rows = run("cache", "info").stdout.splitlines()
+    assert title.startswith(f"{cache}: ")
+    counts = {row.split("\t")[0]: row.split("\t")[2] for row in rows}
+    assert {kind: counts[kind] for kind in ("labels", "images", "files")} == {
+        "labels": "3",
+        "images": "1",
+        "files": "1",
+    }
     cleared = run("cache", "clear")
     assert cleared.exit_code == 0
-    assert cleared.stdout.startswith(f"{cache}: 0.")
-    assert list((cache / "labels").iterdir()) == []
-    assert run("cache", "info").stdout == f"{cache}: 0 models, 0.0 MB\n"
+    assert cleared.stdout.startswith(f"{cache}: ")
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    assert run("cache", "info").stdout == f"{cache}: 0.0 MB\n"
     assert classify()[1] == 21
 
 
 def test_the_commands_take_a_folder_and_mind_no_absence(run, tmp_path):
-    assert run("cache", "info", "--cache-dir", tmp_path / "none").stdout == f"{tmp_path / 'none'}: 0 models, 0.0 MB\n"
+    assert run("cache", "info", "--cache-dir", tmp_path / "none").stdout == f"{tmp_path / 'none'}: 0.0 MB\n"
     assert run("cache", "clear", "--cache-dir", tmp_path / "none").exit_code == 0
     assert not (tmp_path / "none").exists()
 
@@ -237,7 +244,7 @@ def test_a_damaged_cache_warns_once_and_costs_no_score(classify, cache, run, fau
     assert scores == expected
     assert encoded == 21
     (warning,) = stderr.splitlines()
-    assert warning.startswith(f"warning: the text cache {file} cannot be used (")
+    assert warning.startswith(f"warning: the cache {file} cannot be used (")
     assert "clipzs cache clear" in warning
     assert run("cache", "info").exit_code == 0
     assert run("cache", "clear").exit_code == 0
@@ -249,9 +256,7 @@ def test_a_cache_folder_that_cannot_be_made_warns_once(classify, tmp_path, place
     (tmp_path / "a file").touch()
     scores, encoded, stderr = classify("--cache-dir", tmp_path / place)
     assert encoded == 21
-    assert [line.partition(" (")[0].split(" ")[:4] for line in stderr.splitlines()] == [
-        ["warning:", "the", "text", "cache"]
-    ]
+    assert [line.split()[:3] for line in stderr.splitlines()] == [["warning:", "the", "cache"]]
     assert scores == classify("--no-cache")[0]
 
 
@@ -386,11 +391,176 @@ def test_a_writer_that_is_killed_leaves_whole_batches_only(tmp_path):
 
 def test_contents_tells_of_a_store_that_cannot_be_read(tmp_path):
     LabelStore(tmp_path, "fine", "0" * 64).put({bytes(32): embedding(1)})
+    ImageStore(tmp_path, "fine", "0" * 64).put({bytes(32): np.ones(4, np.float32), b"2": np.ones(4, np.float32)})
     (tmp_path / "labels" / "broken.sqlite").write_bytes(b"no database" * 1000)
-    assert {file.path.stem: file.labels for file in store.contents(tmp_path)} == {
-        "broken": None,
-        "fine-000000000000": 1,
+    assert {(file.kind, file.path.stem): file.entries for file in cachefolder.contents(tmp_path)} == {
+        ("labels", "broken"): None,
+        ("labels", "fine-000000000000"): 1,
+        ("images", "fine-000000000000"): 2,
     }
+
+
+# The store of images
+
+
+def image(number: int) -> np.ndarray:
+    return np.random.default_rng(number).random(512, np.float32)
+
+
+def image_key(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+@pytest.fixture
+def images(tmp_path) -> ImageStore:
+    """A store of a thousand images, all of it in one file."""
+    ImageStore(tmp_path, "model", "digest").put({image_key(number): image(number) for number in range(1000)})
+    with contextlib.closing(sqlite3.connect(image_file(tmp_path))) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    return ImageStore(tmp_path, "model", "digest")
+
+
+def image_file(folder: Path) -> Path:
+    (file,) = (folder / "images").glob("*.sqlite")
+    return file
+
+
+def test_the_vectors_that_are_put_are_got_to_the_bit(images):
+    found = images.get([image_key(number) for number in range(0, 2000, 2)])
+    assert found.keys() == {image_key(number) for number in range(0, 1000, 2)}
+    assert all(found[image_key(number)].tobytes() == image(number).tobytes() for number in range(0, 1000, 2))
+    assert {(one.dtype, one.shape) for one in found.values()} == {(np.dtype(np.float32), (512,))}
+
+
+def test_models_of_one_name_do_not_share_images(images, tmp_path):
+    assert ImageStore(tmp_path, "model", "another").get([image_key(1)]) == {}
+    assert not ImageStore(tmp_path, "model", "another").exists
+
+
+@pytest.fixture
+def warnings(caplog, monkeypatch) -> Callable[[], list[str]]:
+    monkeypatch.setattr(logging.getLogger("clipzs"), "handlers", [caplog.handler])
+    monkeypatch.setattr(logging.getLogger("clipzs"), "propagate", False)
+    caplog.set_level(logging.WARNING, "clipzs")
+    return lambda: caplog.messages
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        FAULTS["garbage"],
+        FAULTS["truncated"],
+        FAULTS["a folder"],
+        FAULTS["a newer version"],
+        _edit("DROP TABLE image"),
+        _edit("UPDATE image SET vector = substr(vector, 1, 64)"),
+        _edit("UPDATE image SET vector = 'text' WHERE rowid = 500"),
+        _edit("UPDATE image SET vector = x'0000803f' || substr(vector, 5) WHERE rowid = 2"),
+        _edit("CREATE TABLE t AS SELECT * FROM image",
+              "UPDATE image SET vector = (SELECT vector FROM t WHERE t.rowid = 1001 - image.rowid)"),
+    ],
+    ids=range(9),
+)  # fmt: skip
+def test_a_damaged_store_of_images_gives_no_wrong_vector_and_one_warning(images, tmp_path, warnings, fault):
+    fault(image_file(tmp_path))
+    keys = [image_key(number) for number in range(1000)]
+    for some in (keys[:300], keys):
+        assert all(found.tobytes() == image(keys.index(k)).tobytes() for k, found in images.get(some).items())
+    images.put({image_key(5000): image(5000)})
+    assert images.get([image_key(5000)]) == {}
+    (warning,) = warnings()
+    assert warning.startswith(f"the cache {image_file(tmp_path)} cannot be used (")
+
+
+def _fill_images(folder: str, worker: int, barrier: "multiprocessing.synchronize.Barrier") -> None:
+    barrier.wait()
+    for start in range(worker * 500, worker * 500 + 1000, 100):  # half of them is also written by the next worker
+        some = {image_key(number): image(number) for number in range(start, start + 100)}
+        ImageStore(Path(folder), "model", "digest").put(some)
+
+
+def test_three_processes_may_write_images_at_once(tmp_path, capfd):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(3)
+    workers = [context.Process(target=_fill_images, args=(str(tmp_path), n, barrier)) for n in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 3
+    found = ImageStore(tmp_path, "model", "digest").get([image_key(number) for number in range(2000)])
+    assert len(found) == 2000
+    assert all(found[image_key(number)].tobytes() == image(number).tobytes() for number in range(2000))
+    assert "cannot be used" not in capfd.readouterr().err
+
+
+FILLER = """
+import os, resource, signal, sys
+import numpy as np
+from pathlib import Path
+from clipzs.store import ImageStore
+if sys.argv[4]:
+    os.setuid(int(sys.argv[4]))
+if sys.argv[2]:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+kept = ImageStore(Path(sys.argv[1]), "model", "digest")
+for number in range(int(sys.argv[3])):
+    kept.put({(number * 50 + n).to_bytes(32, "big"): np.full(512, number, np.float32) for n in range(50)})
+    print(number, flush=True)
+"""
+
+
+def filler(folder: Path, *, limit: str = "", batches: int = 10**9, user: str = "") -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", FILLER, folder, limit, str(batches), user]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def whole_batches(folder: Path) -> int:
+    """Images in a sound store that holds nothing but whole batches with the right vectors."""
+    with contextlib.closing(sqlite3.connect(image_file(folder))) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        count = connection.execute("SELECT count(*) FROM image").fetchone()[0]
+    found = ImageStore(folder, "model", "digest").get([image_key(number) for number in range(count)])
+    assert len(found) == count
+    assert count % 50 == 0
+    assert all(set(one) == {int.from_bytes(k, "big") // 50} for k, one in found.items())
+    return count
+
+
+def test_a_writer_of_images_that_is_killed_leaves_whole_batches_only(tmp_path):
+    for attempt in range(4):
+        writer = filler(tmp_path)
+        assert writer.stdout.readline() == "0\n"
+        time.sleep(0.02 + 0.05 * attempt)
+        writer.kill()
+        writer.communicate()
+    assert whole_batches(tmp_path) > 0
+
+
+def test_a_full_disk_ends_the_cache_and_not_the_work(tmp_path):
+    """A limit on the size of files, which the system enforces as it does the end of a disk."""
+    writer = filler(tmp_path, limit="1000000", batches=40)
+    output, errors = writer.communicate(timeout=120)
+    assert writer.returncode == 0
+    assert output.split() == [str(number) for number in range(40)]
+    (warning,) = errors.splitlines()
+    assert warning.startswith(f"the cache {image_file(tmp_path)} cannot be used (")
+    assert whole_batches(tmp_path) < 40 * 50
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not write")
+def test_a_cache_of_another_user_is_read_only_and_costs_one_warning():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        ImageStore(folder, "model", "digest").put({image_key(0): image(0)})
+        for place in (folder / "images", *(folder / "images").iterdir()):
+            place.chmod(0o755)
+        output, errors = filler(folder, user="65534", batches=3).communicate(timeout=120)
+    assert output.split() == ["0", "1", "2"]
+    (warning,) = errors.splitlines()
+    assert "cannot be used (attempt to write a readonly database)" in warning
 
 
 # Encoding

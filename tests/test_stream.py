@@ -61,14 +61,13 @@ def test_slow_items_do_not_lose_their_place():
     assert [one for batch in batches(range(30), work, size=4) for one in batch] == list(range(30))
 
 
-def test_the_source_is_read_no_more_than_two_batches_ahead():
+def test_the_source_is_read_no_more_than_four_batches_ahead():
     source = Counted(1000)
     running = batches(source, lambda item: item, size=8)
-    for handed_over in (8, 16, 24):
+    for handed_over in range(8, 80, 8):
         next(running)
-        assert settled(lambda: source.taken == handed_over + 2 * 8 + 1)  # noqa: B023 called at once
-        time.sleep(0.05)
-        assert source.taken == handed_over + 2 * 8 + 1  # one is in the hand of the feeder
+        time.sleep(0.02)
+        assert source.taken <= handed_over + 4 * 8
     running.close()
 
 
@@ -121,4 +120,4 @@ def test_closing_stops_the_feeder_at_once_and_reads_no_further():
     next(running)
     running.close()
     assert settled(lambda: not feeders())
-    assert source.taken <= 2 + 2 * 2 + 2
+    assert source.taken <= 2 + 4 * 2

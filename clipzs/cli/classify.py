@@ -34,8 +34,11 @@ def classify(
     allow_pickle: o.AllowPickle = False,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
+    engine: o.Engine = "auto",
+    compile: o.Compile = False,
     batch_size: o.BatchSize = defaults.BATCH_SIZE,
     cache: o.Cache = True,
+    image_cache: o.ImageCache = True,
     cache_dir: o.CacheDir = None,
     score: o.Score = "softmax",
     top_k: o.TopK = None,
@@ -45,6 +48,7 @@ def classify(
     recursive: o.Recursive = True,
     exclude: o.Exclude,
     max_megapixels: o.MaxMegapixels = defaults.MAX_MEGAPIXELS,
+    exact_decode: o.ExactDecode = False,
     format_: o.Format = None,
     json: o.Json = False,
     output: o.OutputFile = None,
@@ -80,9 +84,13 @@ def classify(
         by_group=by_group,
         device=device,
         precision=precision,
+        engine=engine,
+        compile=compile,
         batch_size=batch_size,
         max_megapixels=max_megapixels,
+        exact_decode=exact_decode,
         cache=cache,
+        image_cache=image_cache,
         cache_dir=cache_dir,
         prompts_dir=prompts_dir,
         quick_gelu=quick_gelu,
@@ -91,10 +99,17 @@ def classify(
     results = Output(chosen_format, target, cosine=score == "cosine")
     try:
         progress = Progress(enabled=not quiet, until_first=results.to_terminal)
-        classifier = Classifier(given_labels(labels, label, labels_file), options=options, progress=progress.prompts)
+        classifier = Classifier(
+            given_labels(labels, label, labels_file),
+            options=options,
+            progress=progress.prompts,
+            compiling=progress.compiling,
+        )
         run = Run(classifier, selection, results, log=log)
         with progress.shown(None if selection.live else lambda: sum(1 for _ in selection.find())):
             run(progress.advance)
+        with progress.after():
+            classifier.compile()
     except BaseException:
         results.abandon()
         raise

@@ -69,6 +69,7 @@ class Progress:
         self._bar: Any = None
         self._images: Any = None
         self._prompts: Any = None
+        self._compiling: Any = None
 
     @contextmanager
     def shown(self, count: Callable[[], int] | None) -> Iterator["Progress"]:
@@ -79,6 +80,12 @@ class Progress:
                 if count is not None and not self.until_first:
                     threading.Thread(target=self._count, args=(count,), daemon=True).start()
             yield self
+
+    @contextmanager
+    def after(self) -> Iterator[None]:
+        """Show what is done when all results are there."""
+        with self._live() as self._bar:
+            yield
 
     def _live(self) -> AbstractContextManager[Any]:
         if not self.enabled:
@@ -116,6 +123,14 @@ class Progress:
             self._bar.stop()
         else:
             self._bar.update(self._images, advance=images, description="images")
+
+    def compiling(self, done: int, total: int) -> None:
+        """So many steps of compiling the model are done."""
+        if self._bar is None:
+            return
+        if self._compiling is None:
+            self._compiling = self._bar.add_task("compiling the model for this CPU, once", total=total)
+        self._bar.update(self._compiling, completed=done, visible=done < total)
 
     def prompts(self, done: int, total: int) -> None:
         """So many prompts are encoded."""

@@ -75,6 +75,10 @@ Exclude = Annotated[
 MaxMegapixels = Annotated[
     float, option("--max-megapixels", min=0.0, help="Refuse larger images before decoding them.", panel=IMAGES)
 ]
+ExactDecode = Annotated[
+    bool,
+    option("--exact-decode", help="Decode every pixel of large images: slower, bit-equal to open_clip.", panel=IMAGES),
+]
 
 LabelsCsv = Annotated[
     list[str],
@@ -139,12 +143,32 @@ AllowPickle = Annotated[
     option("--allow-pickle", help="Take .bin weights where there are no safetensors (weights-only).", panel=MODEL),
 ]
 Device = Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=MODEL)]
-Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], option("--precision", help="auto is fp32.", panel=MODEL)]
-BatchSize = Annotated[int, option("--batch-size", "-b", min=1, help="Images per forward pass.", panel=MODEL)]
-CacheDir = Annotated[
-    Path | None, option("--cache-dir", metavar="DIR", help="Where label embeddings are kept.", panel=MODEL)
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    option("--precision", help="auto is fp32 on a CPU, fp16 on a GPU.", panel=MODEL),
 ]
-Cache = Annotated[bool, option("--cache/--no-cache", help="Keep label embeddings between runs.", panel=MODEL)]
+Engine = Annotated[
+    Literal["auto", "torch", "openvino"],
+    option(
+        "--engine",
+        help="On a CPU, auto compiles the model once with OpenVINO and needs no torch from then on.",
+        panel=MODEL,
+    ),
+]
+Compile = Annotated[
+    bool, option("--compile", help="Let torch compile the image tower (GPU only; takes a minute).", panel=MODEL)
+]
+BatchSize = Annotated[int, option("--batch-size", "-b", min=1, help="Images per forward pass.", panel=MODEL)]
+CacheDir = Annotated[Path | None, option("--cache-dir", metavar="DIR", help="Where the cache is.", panel=MODEL)]
+Cache = Annotated[bool, option("--cache/--no-cache", help="Keep between runs what costs time to make.", panel=MODEL)]
+ImageCache = Annotated[
+    bool,
+    option(
+        "--image-cache/--no-image-cache",
+        help="Keep the embeddings of image files: with other labels, an unchanged file is not read again.",
+        panel=MODEL,
+    ),
+]
 
 Score = Annotated[
     Literal["softmax", "sigmoid", "cosine"],

@@ -1,0 +1,232 @@
+"""torch's towers → towers compiled by OpenVINO, proven to give the same embeddings before they are kept."""
+
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipzs.checkpoint import short
+from clipzs.compiled import (
+    MANIFEST,
+    TOWERS,
+    CompiledEncoder,
+    CompiledModel,
+    CompiledProblem,
+    core,
+    sampled,
+    settings,
+)
+from clipzs.encoder import Pixels, Tokens
+from clipzs.errors import ModelError
+from clipzs.tokenizers import tokenizer_for
+from clipzs.towers import OpenClipEncoder
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[int, int], None]
+
+LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.9998}
+_ABANDONED_S = 3600.0  # after which an unfinished folder is taken to be of a process that died
+_MEMORY_FACTOR, _DISK_FACTOR = 3.0, 1.2
+_TEXTS = (
+    "a photo of a cat.",
+    "dog",
+    "a bad low-resolution photo of many very old wooden sailing boats in the harbour at dusk, seen from a hill",
+    "3.5 inch floppy disk & C++",
+    "日本の猫 — naïve café 🐈",
+    "the origami temple",
+    "itap of my rocket.",
+    "",
+)
+
+
+def compile_model(target: CompiledModel, *, sample: Pixels | None = None, progress: Progress | None = None) -> None:
+    """Compile both towers of a model into its place in the cache, or note there why that cannot be.
+
+    Args:
+        target: the place.
+        sample: uint8 [b, height, width, 3], real images to prove it with besides noise.
+        progress: called with the steps done and their number.
+
+    Raises:
+        CompiledProblem: not now: too little memory or room on the disk.
+        OSError: the cache cannot be written.
+    """
+    _check_room(target)
+    encoder = OpenClipEncoder(target.spec, device="cpu", precision="fp32")
+    with _staged(target) as folder:
+        manifest: dict[str, Any] = {"determinants": target.determinants, "files": {}}
+        try:
+            _require_instructions(target.precision)
+            manifest |= _compiled(encoder, target, folder, sample, progress or (lambda done, total: None))
+        except CompiledProblem as problem:
+            manifest |= {"refused": str(problem)}
+        except (OSError, MemoryError, ModelError):
+            raise
+        except Exception as error:  # of the tracer, the converter or the engine: torch goes on doing the work
+            manifest |= {"refused": f"it could not be compiled: {short(error)}"}
+        if manifest["refused"]:
+            manifest["files"] = {}
+            for blob in folder.glob("*.blob"):
+                blob.unlink()
+        _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
+def _require_instructions(precision: str) -> None:
+    if precision == "bf16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise CompiledProblem("this CPU has no instructions for bf16")
+
+
+def _compiled(
+    encoder: OpenClipEncoder, target: CompiledModel, folder: Path, sample: Pixels | None, progress: Progress
+) -> dict[str, Any]:
+    """The towers as files in `folder`, and their manifest with what the proof has shown."""
+    done, steps = 0, len(TOWERS) + 1
+    progress(done, steps)
+    manifest: dict[str, Any] = {
+        "logit_scale": encoder.logit_scale,
+        "logit_bias": encoder.logit_bias,
+        "text_end": encoder.text_end,
+        "tokenizer": tokenizer_for(target.spec).stored(),
+        "files": {},
+    }
+    for tower, features, example in (
+        ("image", encoder.image_features, _images(encoder, None)),
+        ("text", encoder.text_features, encoder.tokenize(_TEXTS).ids),
+    ):
+        path = folder / f"{tower}.blob"
+        any_length = tower == "text" and encoder.text_end is not None
+        model = converted(features, encoder.tower(tower), example[:2], any_length=any_length)
+        _write(path, core().compile_model(model, "CPU", settings(target.precision)).export_model().getbuffer())
+        manifest["files"][tower] = {"bytes": path.stat().st_size, "sample": sampled(path)}
+        progress(done := done + 1, steps)
+    cosine = _agreement(encoder, CompiledEncoder(folder, manifest, target.spec, target.precision), sample)
+    progress(steps, steps)
+    least = LEAST_COSINE[target.precision]
+    refused = (
+        None
+        if cosine >= least
+        else (f"compiled, its embeddings differ too much in {target.precision} (cosine {cosine:.6f}, {least} wanted)")
+    )
+    return manifest | {"cosine": f"{cosine:.8f}", "refused": refused}
+
+
+def converted(
+    features: "Callable[[torch.Tensor], torch.Tensor]", tower: Any, example: Any, *, any_length: bool = False
+) -> Any:
+    """A tower as an OpenVINO model for batches of any size, by way of a trace.
+
+    Args:
+        features: from an input tensor to the output, by way of the tower.
+        tower: the torch module whose weights those are.
+        example: an input array of two rows.
+        any_length: whether the second dimension may vary too.
+    """
+    import torch
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    class Traced(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = tower
+
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            return features(given)
+
+    given = torch.from_numpy(example)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of shapes taken for constants, which `_agreement` shows to be harmless
+        traced = torch.jit.trace(Traced(), (given,), check_trace=False)  # type: ignore[no-untyped-call]
+        decoder = TorchScriptPythonDecoder(traced, example_input=given)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        model = frontend.convert(frontend.load(decoder))
+    model.reshape([-1, -1 if any_length else example.shape[1], *example.shape[2:]])
+    return model
+
+
+def _agreement(encoder: OpenClipEncoder, compiled: CompiledEncoder, sample: Pixels | None) -> float:
+    """The least cosine between both encoders' embeddings of images and texts, one at a time and together."""
+    images, tokens = _images(encoder, sample), compiled.tokenize(_TEXTS)
+    one = Tokens(tokens.ids[:1], tokens.lengths[:1])
+    pairs = [
+        (encoder.encode_images(images), compiled.encode_images(images)),
+        (encoder.encode_images(images[-1:]), compiled.encode_images(images[-1:])),
+        (encoder.encode_texts(encoder.tokenize(_TEXTS)), compiled.encode_texts(tokens)),
+        (encoder.encode_texts(one), compiled.encode_texts(one)),
+    ]
+    return min(float((ours * theirs).sum(axis=1).min()) for ours, theirs in pairs)
+
+
+def _images(encoder: OpenClipEncoder, sample: Pixels | None) -> Pixels:
+    """uint8 [b, height, width, 3]: two of noise, a smooth one, and the real ones."""
+    height, width = encoder.spec.preprocess.size
+    noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+    ramp = np.linspace(0, 255, width).astype(np.uint8)
+    smooth = np.broadcast_to(ramp[None, None, :, None], (1, height, width, 3))
+    return np.concatenate([noise, smooth, *([] if sample is None else [sample])])
+
+
+def _check_room(target: CompiledModel) -> None:
+    """Refuse what would fill the memory or the disk."""
+    weights = target.spec.weights.stat().st_size
+    target.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if shutil.disk_usage(target.folder.parent).free < _DISK_FACTOR * weights:
+        raise CompiledProblem(f"too little room in {target.folder.parent} for a compiled {target.spec.name}")
+    if (free := _available_memory()) is not None and free < _MEMORY_FACTOR * weights:
+        raise CompiledProblem(f"too little memory to compile {target.spec.name}")
+
+
+def _available_memory() -> int | None:
+    """Bytes; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+@contextmanager
+def _staged(target: CompiledModel) -> Iterator[Path]:
+    """A folder to write in, that takes its place in one step at the end; another process may have been first."""
+    folder = target.folder.with_name(f".{target.folder.name}.{os.getpid()}")
+    _sweep(target.folder.parent)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+        if target.manifest() is None:
+            target.discard()
+        try:
+            folder.rename(target.folder)
+        except OSError:
+            if not target.folder.exists():
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Delete what processes that died while compiling have left."""
+    for folder in parent.glob(".*.*"):
+        try:
+            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue
+
+
+def _write(path: Path, data: Any) -> None:
+    """Write and make sure it is on the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,193 @@
+"""Images in, their embeddings out: from the cache where it has them, decoded and through the model where it has not."""
+
+import hashlib
+import io
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any, BinaryIO, Union
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipzs import defaults, filehashes, images, stream
+from clipzs.budget import Budget
+from clipzs.errors import ImageError
+from clipzs.imagecache import Content, ImageCache
+from clipzs.paths import Found
+from clipzs.preprocess import Preprocess
+from clipzs.score import Array
+
+ImageLike = Union[str, "PathLike[str]", Image.Image, "NDArray[Any]", Found]
+Pixels = NDArray[np.uint8]
+
+AHEAD_BYTES = 256_000_000  # of pixels that wait for the model
+_FILES = Budget(defaults.DECODING_BYTES)  # what is held of files while they are hashed and decoded
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images, in the order in which they were given.
+
+    Attributes:
+        names: of all of them.
+        errors: why an image could not be read; None for those that could.
+        vectors: float32 [m, d], of the m that could.
+    """
+
+    names: Sequence[str]
+    errors: Sequence[str | None]
+    vectors: Array
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """One image before the model: an error, an embedding that was kept, or pixels."""
+
+    name: str
+    error: str | None = None
+    vector: Array | None = None
+    pixels: Pixels | None = None
+    content: Content | None = None  # of what was read, if its embedding is to be kept
+
+
+class Pipeline:
+    """What turns images into embeddings."""
+
+    def __init__(
+        self,
+        encode: Callable[[Pixels], Array],
+        preprocess: Preprocess,
+        cache: ImageCache | None,
+        *,
+        size: int,
+        max_megapixels: float,
+        exact: bool,
+    ) -> None:
+        """Set up.
+
+        Args:
+            encode: uint8 [b, height, width, 3] → float32 [b, d]; the pixels are overwritten later.
+            preprocess: the model's.
+            cache: where embeddings of files are looked up and kept.
+            size: images in a call of `encode`, at most.
+            max_megapixels: larger images are refused.
+            exact: decode every pixel of large images.
+        """
+        self._encode = encode
+        self._preprocess = preprocess
+        self._cache = cache
+        self._size = size
+        self._max_megapixels = max_megapixels
+        self._exact = exact
+        self._buffer: Pixels | None = None
+
+    def __call__(self, given: Iterable[ImageLike], *, live: bool = False) -> Generator[Batch, None, None]:
+        """Batches in order; files are decoded ahead of the model.
+
+        What was encoded is kept also when the caller stops early or something fails.
+
+        Args:
+            given: paths, findings, PIL images and arrays.
+            live: hand over what is there instead of filling batches.
+        """
+        height, width = self._preprocess.size
+        prepared = stream.batches(
+            enumerate(given),
+            self._prepared,
+            size=self._size,
+            ahead=max(stream.THREADS, min(self._size, AHEAD_BYTES // (height * width * 3))),
+            live=live,
+            known=self._known,
+            weigh=lambda numbered: _bytes(numbered[1]),
+        )
+        with closing(prepared), self._cache or nullcontext():
+            for some in prepared:
+                yield self._embedded(some)
+
+    def _known(self, numbered: Sequence[tuple[int, ImageLike]]) -> list[_Prepared | None]:
+        """Images whose embedding is in the cache."""
+        known: list[_Prepared | None] = [None] * len(numbered)
+        if self._cache:
+            paths = {place: path for place, (_, image) in enumerate(numbered) if (path := _path(image))}
+            for (place, path), vector in zip(paths.items(), self._cache.look_up([*paths.values()]), strict=True):
+                if vector is not None:
+                    known[place] = _Prepared(path, vector=vector)
+        return known
+
+    def _prepared(self, numbered: tuple[int, ImageLike]) -> _Prepared:
+        """Read and decode one image."""
+        number, image = numbered
+        path = _path(image)
+        name = f"image-{number}" if path is None else path
+        try:
+            if path is not None:
+                return self._read(path)
+            if isinstance(image, Found):
+                return _Prepared(image.path, error=image.error)
+            if isinstance(image, np.ndarray):
+                image = images.from_array(image)
+            if not isinstance(image, Image.Image):
+                raise TypeError(f"an image is a path, a PIL image or an array, not {type(image).__name__}")
+            return _Prepared(name, pixels=self._preprocess(images.upright(image)))
+        except ImageError as error:
+            return _Prepared(name, error=str(error))
+
+    def _read(self, path: str) -> _Prepared:
+        """Hash and decode the same bytes of a file, so that no embedding is kept under the hash of others."""
+        with images.opened(path) as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            if self._cache is None or not size:  # what a device holds has no size, and may have no end
+                return _Prepared(path, pixels=self._pixels(file, path))
+            with _FILES.hold(size):
+                stamp = filehashes.stamp(file)
+                data = file.read(size)
+                content = Content(path, stamp, hashlib.sha256(data).digest())
+                vector = self._cache.of_content(content)
+                pixels = self._pixels(io.BytesIO(data), path) if vector is None else None
+                return _Prepared(path, vector=vector, pixels=pixels, content=content)
+
+    def _pixels(self, file: BinaryIO, path: str) -> Pixels:
+        return images.pixels(file, path, self._preprocess, max_megapixels=self._max_megapixels, exact=self._exact)
+
+    def _embedded(self, some: Sequence[_Prepared]) -> Batch:
+        """Run the model over those that need it."""
+        fresh = [one for one in some if one.pixels is not None]
+        if fresh:
+            for one, vector in zip(fresh, self._encode(self._assembled(fresh)), strict=True):
+                one.vector = vector
+        vectors = [one.vector for one in some if one.vector is not None]
+        if self._cache:
+            for one in some:
+                if one.content and one.vector is not None:
+                    self._cache.keep(one.content, one.vector)
+        return Batch(
+            [one.name for one in some],
+            [one.error for one in some],
+            np.stack(vectors) if vectors else np.empty((0, 0), np.float32),
+        )
+
+    def _assembled(self, fresh: Sequence[_Prepared]) -> Pixels:
+        """uint8 [b, height, width, 3], in memory that every batch uses again."""
+        if self._buffer is None:
+            self._buffer = np.empty((self._size, *self._preprocess.size, 3), np.uint8)
+        for row, one in zip(self._buffer, fresh, strict=False):
+            row[...], one.pixels = one.pixels, None
+        return self._buffer[: len(fresh)]
+
+
+def _path(image: ImageLike) -> str | None:
+    """The file to read, of images that are one."""
+    if isinstance(image, Found):
+        return None if image.error else image.path
+    return fspath(image) if isinstance(image, (str, PathLike)) else None
+
+
+def _bytes(image: ImageLike) -> int:
+    """The memory that an image takes before it is worked on."""
+    if isinstance(image, np.ndarray):
+        return image.nbytes
+    return image.width * image.height * len(image.getbands()) if isinstance(image, Image.Image) else 0
