@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine, photos, processes
-from benchmarks.sides import Side, compare, read_answers
+from benchmarks.sides import EXACT, Side, compare, read_answers
 from benchmarks.workbench import IMAGENET80, LABELS, TEMPLATE, Workbench
 
 GFLOP_PER_IMAGE = 8.82  # ViT-B-32 at 224 px: 12 layers of 50 tokens x 768, the patches, the projection
@@ -106,7 +106,7 @@ def tools(bench: Workbench) -> dict[str, Any]:
         Side("pybioclip (80 templates)", bench.pybioclip, bench.slow_runs, prompts="80", warm_up=import_it),
     ]
     for precision in _precisions():
-        name, agree = _named(precision), None if precision == "bf16" else 1.0
+        name, agree = _named(precision), None if precision == "bf16" else EXACT
         plain = partial(bench.clipzs, precision=precision)
         eighty = partial(plain, templates=IMAGENET80)
         mine = {"ours": True, "agree": agree}

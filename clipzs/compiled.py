@@ -31,7 +31,7 @@ from clipzs.tokenizers import TextTokenizer, restored, tokenizer_for
 log = logging.getLogger("clipzs")
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 TOWERS = ("image", "text")
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 _PAGES_KEPT_S = 0.02
@@ -65,10 +65,10 @@ class CompiledModel:
             found: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
             if found["determinants"] != self.determinants:
                 raise ValueError("made for something else")
-            for tower, facts in found["files"].items():
-                path = self.folder / f"{tower}.blob"
-                if path.stat().st_size != facts["bytes"] or sampled(path) != facts["sample"]:
-                    raise ValueError(f"{path.name} is damaged")
+            for name, facts in found["files"].items():
+                path = self.folder / name
+                if facts_of(path) != facts:
+                    raise ValueError(f"{name} is damaged")
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
@@ -121,6 +121,11 @@ def _cpu() -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
+def facts_of(path: Path) -> dict[str, Any]:
+    """What a file of a compiled model is known again by."""
+    return {"bytes": path.stat().st_size, "sample": sampled(path)}
+
+
 def sampled(path: Path) -> str:
     """Hash of pieces all over a file: shows one that is cut or has holes, without reading it all."""
     digest = hashlib.sha256()
@@ -159,7 +164,7 @@ class CompiledEncoder:
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
-        stored = self._manifest["tokenizer"]
+        stored = json.loads((self._folder / TOKENIZER).read_text(encoding="utf-8"))
         return restored(stored) if stored else tokenizer_for(self._spec)
 
     def encode_texts(self, tokens: Tokens) -> Array:

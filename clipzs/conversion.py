@@ -15,12 +15,13 @@ import numpy as np
 from clipzs.checkpoint import short
 from clipzs.compiled import (
     MANIFEST,
+    TOKENIZER,
     TOWERS,
     CompiledEncoder,
     CompiledModel,
     CompiledProblem,
     core,
-    sampled,
+    facts_of,
     settings,
 )
 from clipzs.encoder import Pixels, Tokens
@@ -75,8 +76,8 @@ def compile_model(target: CompiledModel, *, sample: Pixels | None = None, progre
             manifest |= {"refused": f"it could not be compiled: {short(error)}"}
         if manifest["refused"]:
             manifest["files"] = {}
-            for blob in folder.glob("*.blob"):
-                blob.unlink()
+            for file in folder.iterdir():
+                file.unlink()
         _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
@@ -95,9 +96,9 @@ def _compiled(
         "logit_scale": encoder.logit_scale,
         "logit_bias": encoder.logit_bias,
         "text_end": encoder.text_end,
-        "tokenizer": tokenizer_for(target.spec).stored(),
         "files": {},
     }
+    _write(folder / TOKENIZER, json.dumps(tokenizer_for(target.spec).stored()).encode())
     for tower, features, example in (
         ("image", encoder.image_features, _images(encoder, None)),
         ("text", encoder.text_features, encoder.tokenize(_TEXTS).ids),
@@ -106,8 +107,8 @@ def _compiled(
         any_length = tower == "text" and encoder.text_end is not None
         model = converted(features, encoder.tower(tower), example[:2], any_length=any_length)
         _write(path, core().compile_model(model, "CPU", settings(target.precision)).export_model().getbuffer())
-        manifest["files"][tower] = {"bytes": path.stat().st_size, "sample": sampled(path)}
         progress(done := done + 1, steps)
+    manifest["files"] = {path.name: facts_of(path) for path in sorted(folder.iterdir())}
     cosine = _agreement(encoder, CompiledEncoder(folder, manifest, target.spec, target.precision), sample)
     progress(steps, steps)
     least = LEAST_COSINE[target.precision]

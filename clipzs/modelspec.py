@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from clipzs.preprocess import Preprocess
 
 HF_HUB = "hf-hub:"
 DEFAULT_CONTEXT_LENGTH = 77
+_OF_TOKENIZER = re.compile(r"(.*token.*\.json|vocab.*|merges\.txt|.*\.model)").fullmatch
 
 
 def _sha256(path: Path) -> str:
@@ -101,8 +103,15 @@ class ModelSpec:
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error
 
+    def _tokenizer_files(self) -> object:
+        """What tells its tokenizer from others: the name of a published one, the files of one in the model's folder."""
+        if self.tokenizer_dir is None or not self.config["text_cfg"].get("hf_tokenizer_name"):
+            return self.tokenizer
+        files = sorted(path for path in self.tokenizer_dir.iterdir() if path.is_file() and _OF_TOKENIZER(path.name))
+        return [(path.name, self.sha256(path)) for path in files]
+
     @cached_property
     def digest(self) -> str:
         """Hash of all that determines an embedding but the texts: weights, architecture, tokenizer, preprocessing."""
-        described = [self.fingerprint, dict(self.config), self.tokenizer, vars(self.preprocess)]
+        described = [self.fingerprint, dict(self.config), self._tokenizer_files(), vars(self.preprocess)]
         return hashlib.sha256(json.dumps(described, sort_keys=True, default=list).encode()).hexdigest()

@@ -42,6 +42,13 @@ def isolated(
 
 
 @pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of compiled models in a cache of the test's own."""
+    monkeypatch.setenv("CLIPZS_CACHE_DIR", str(tmp_path / "own"))
+    return tmp_path / "own" / "compiled"
+
+
+@pytest.fixture
 def run() -> Run:
     """The command in this process: `run("classify", image, "--labels", "cat,dog")`."""
     from clipzs.cli import app

@@ -27,13 +27,6 @@ KINDS = [kind for kind in models.CONFIGS if kind != "transformers-tokenizer"]
 HEAVY = ("torch", "torchvision", "timm", "transformers", "open_clip", "safetensors")
 
 
-@pytest.fixture
-def compiled(tmp_path, monkeypatch) -> Path:
-    """The folder of compiled models in a cache of the test's own."""
-    monkeypatch.setenv("CLIPZS_CACHE_DIR", str(tmp_path / "own"))
-    return tmp_path / "own" / "compiled"
-
-
 def log_of(run, tmp_path: Path, *arguments: object) -> dict:
     done = run("classify", PHOTOS[0], "--labels", "cat,rocket", "--log", tmp_path / "log.json", *arguments)
     assert done.exit_code == 0, done.output
@@ -142,12 +135,12 @@ def damage_missing(folder: Path) -> None:
 
 def damage_unseen(folder: Path) -> None:
     """Garbage whose every check agrees: only the engine itself notices."""
-    from clipzs.compiled import sampled
+    from clipzs.compiled import facts_of
 
     blob = folder / "image.blob"
     blob.write_bytes(b"garbage" * 1000)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    manifest["files"]["image"] = {"bytes": blob.stat().st_size, "sample": sampled(blob)}
+    manifest["files"]["image.blob"] = facts_of(blob)
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 

@@ -175,7 +175,9 @@ def test_a_cached_tokenizer_is_used_without_asking_the_network(run, cat, folder,
     assert silent_hub.knocks == 0
 
 
-def test_a_tokenizer_that_is_not_cached_is_refused_within_seconds(run, cat, folder, cache, online, silent_hub):
+def test_a_tokenizer_that_is_not_cached_is_refused_within_seconds(
+    run, cat, folder, cache, compiled, online, silent_hub
+):
     online(silent_hub.url)
     lay_out(cache, "someone/small-siglip", hub_model(folder("transformers-tokenizer")))
     started = time.monotonic()

@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "paths": {"errors"},
     "catalogue": {"defaults"},
     "hub": {"defaults", "errors"},
-    "registry": {"catalogue", "errors"},
+    "importing": set(),
+    "registry": {"catalogue", "errors", "importing"},
     "modelspec": {"errors", "hub", "preprocess"},
     "resolve": {"catalogue", "defaults", "errors", "hub", "modelspec", "preprocess", "registry"},
     "encoder": {"score"},
@@ -45,17 +46,20 @@ MAY_IMPORT = {
     "towers": {
         "checkpoint", "devices", "encoder", "errors", "filling", "modelspec", "preprocess", "score", "tokenizers",
     },
+    "compiled": {"encoder", "errors", "importing", "modelspec", "score", "tokenizers"},
+    "conversion": {"checkpoint", "compiled", "encoder", "errors", "tokenizers", "towers"},
+    "engine": {"compiled", "conversion", "encoder", "errors", "modelspec", "score", "towers"},
     "store": {"database", "score"},
     "filehashes": {"database"},
-    "cachefolder": {"filehashes", "store"},
+    "cachefolder": {"compiled", "filehashes", "store"},
     "imagecache": {"filehashes", "score", "store"},
     "pipeline": {
         "budget", "defaults", "errors", "filehashes", "imagecache", "images", "paths", "preprocess", "score", "stream",
     },
     "embed": {"defaults", "encoder", "score", "store"},
     "classifier": {
-        "defaults", "devices", "embed", "encoder", "engine", "errors", "imagecache", "labelfiles", "labels",
-        "modelspec", "options", "paths", "pipeline", "prompts", "resolve", "results", "score", "store", "templates",
+        "defaults", "devices", "embed", "encoder", "engine", "errors", "filehashes", "imagecache", "labelfiles",
+        "labels", "modelspec", "options", "paths", "pipeline", "prompts", "resolve", "results", "score", "store", "templates",
     },
     "writers": {"results"},
     "table": {"paths", "results"},
@@ -65,7 +69,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }  # fmt: skip
 # The modules that run a model; everything else must do without torch.
-OWNERS = {"checkpoint", "devices", "filling", "tokenizers", "towers"}
+OWNERS = {"checkpoint", "conversion", "devices", "filling", "tokenizers", "towers"}
 MODULES = sorted(path for path in PACKAGE.glob("*.py"))
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers", "safetensors"}
 

@@ -447,3 +447,12 @@ def test_pull_prints_where_the_weights_are(run, folder):
     result = run("models", "pull", f"local-dir:{folder('vit')}")
     assert (result.exit_code, result.stdout) == (0, f"{folder('vit') / 'open_clip_model.safetensors'}\n")
     assert run("models", "pull", "tiny").stdout == f"{tiny().weights}\n"
+
+
+def test_another_tokenizer_in_the_folder_is_another_model(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder("transformers-tokenizer"), copy)
+    before = resolve(f"local-dir:{copy}").digest
+    text = (copy / "tokenizer.json").read_text(encoding="utf-8")
+    (copy / "tokenizer.json").write_text(text.replace('"rocket"', '"racket"'), encoding="utf-8")
+    assert resolve(f"local-dir:{copy}").digest != before

@@ -128,8 +128,5 @@ def test_the_scores_of_an_image_do_not_depend_on_its_company(rows, kind):
     images, labels = unit(sum(rows), 64, seed=sum(rows)), unit(37, 64, seed=1)
     together = score.scores(images, labels, kind=kind, scale=100.0, bias=-10.0)
     starts = np.cumsum([0, *rows])
-    apart = [
-        score.scores(images[a:b], labels, kind=kind, scale=100.0, bias=-10.0)
-        for a, b in pairwise(starts)
-    ]
+    apart = [score.scores(images[a:b], labels, kind=kind, scale=100.0, bias=-10.0) for a, b in pairwise(starts)]
     np.testing.assert_array_equal(np.concatenate(apart), together)
