@@ -5,13 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipzs import filehashes, store
+from clipzs import compiled, filehashes, store
 
 # What is kept, by kind: globs in the cache folder. With a * after them they match journals as well.
 KINDS = {
     store.LABELS: f"{store.LABELS}/*.sqlite",
     store.IMAGES: f"{store.IMAGES}/*.sqlite",
     "files": filehashes.FILE,
+    compiled.FOLDER: f"{compiled.FOLDER}/*[0-9a-f]",
 }
 
 
@@ -44,7 +45,7 @@ def clear(folder: Path) -> int:
     for pattern in KINDS.values():
         for path in folder.glob(f"{pattern}*"):
             with suppress(FileNotFoundError):  # another process has closed it, and with it gone its journal
-                size = path.lstat().st_size
+                size = _bytes(path)
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
@@ -54,12 +55,15 @@ def clear(folder: Path) -> int:
 
 
 def _bytes(path: Path) -> int:
+    """Of a file, or of all in a folder."""
     with suppress(FileNotFoundError):
-        return path.stat().st_size
+        return sum(_bytes(part) for part in path.iterdir()) if path.is_dir() else path.stat().st_size
     return 0
 
 
 def _count(kind: str, path: Path) -> int | None:
+    if kind == compiled.FOLDER:
+        return len(list(path.glob("*.blob")))
     if kind == "files":
         return filehashes.database(path.parent).count()
     return store.database(path.parent.parent, kind, path.name).count()

@@ -108,8 +108,8 @@ class Classifier:
     def config(self) -> str:
         """Short hash of everything that determines the numbers; results that share it can be compared."""
         named = [(label.name, label.group, list(texts)) for label, texts in zip(self.labels, self.prompts, strict=True)]
-        options = self.options
-        return key(self.model.digest, self.encoder.precision, options.score, options.by_group, named).hex()[:12]
+        how = (self.encoder.precision, self.options.exact_decode, self.options.score, self.options.by_group)
+        return key(self.model.digest, how, named).hex()[:12]
 
     @cached_property
     def encoder(self) -> Engine:

@@ -31,6 +31,7 @@ from clipzs.tokenizers import TextTokenizer, restored, tokenizer_for
 log = logging.getLogger("clipzs")
 
 FORMAT = 1
+FOLDER = "compiled"  # in the cache folder
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 TOWERS = ("image", "text")
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
@@ -57,7 +58,7 @@ class CompiledModel:
         self.precision = precision
         self.determinants = {"model": digest, "precision": precision, **stamp()}
         name = hashlib.sha256(json.dumps(self.determinants, sort_keys=True).encode()).hexdigest()
-        self.folder = cache_dir / "compiled" / f"{plain}-{precision}-{name[:12]}"
+        self.folder = cache_dir / FOLDER / f"{plain}-{precision}-{name[:12]}"
 
     def manifest(self) -> dict[str, Any] | None:
         """What is known of the compiled towers now; None if there are none, or if they are damaged."""

@@ -140,7 +140,8 @@ class Pipeline:
         with images.opened(path) as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            if self._cache is None or not size:  # what a device holds has no size, and may have no end
+            # What a device holds has no size, and may have no end; what is so large is no photo.
+            if self._cache is None or not 0 < size <= defaults.DECODING_BYTES:
                 return _Prepared(path, pixels=self._pixels(file, path))
             with _FILES.hold(size):
                 stamp = filehashes.stamp(file)

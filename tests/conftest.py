@@ -17,10 +17,20 @@ Run = Callable[..., Result]
 Process = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(scope="session")
+def shared_compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled models for all tests; the embedded one is there, so that every test of it runs on the same engine."""
+    from clipzs import Classifier
+
+    folder = tmp_path_factory.mktemp("shared")
+    classifier = Classifier(["cat", "dog"], model="tiny", cache_dir=folder, image_cache=False)
+    _ = [*classifier.classify(EXAMPLES / "cat.jpg")]
+    classifier.compile()
+    return folder / "compiled"
+
+
 @pytest.fixture(autouse=True)
-def isolated(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared_compiled: Path) -> Iterator[None]:
     """No test sees the user's caches, settings or network, nor another test's; only compiled models are shared."""
     import huggingface_hub.constants as hub
 
@@ -32,10 +42,8 @@ def isolated(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
-    compiled = tmp_path_factory.getbasetemp() / "compiled"
-    compiled.mkdir(exist_ok=True)
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "compiled").symlink_to(compiled)
+    (tmp_path / "cache" / "compiled").symlink_to(shared_compiled)
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     return

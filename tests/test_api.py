@@ -351,6 +351,6 @@ def test_a_copied_model_scores_as_the_original(tmp_path):
     config = json.loads((TINY / "clipzs-tiny.json").read_text(encoding="utf-8"))
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     shutil.copy(TINY / "clipzs-tiny.safetensors", folder / "open_clip_model.safetensors")
-    (copied,) = Classifier(WORDS, model=f"local-dir:{folder}").classify(PHOTOS[0])
-    (original,) = Classifier(WORDS, model="tiny").classify(PHOTOS[0])
+    (copied,) = Classifier(WORDS, model=f"local-dir:{folder}", engine="torch").classify(PHOTOS[0])
+    (original,) = Classifier(WORDS, model="tiny", engine="torch").classify(PHOTOS[0])
     assert copied.scores == original.scores

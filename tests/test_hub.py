@@ -26,6 +26,13 @@ from clipzs.resolve import resolve, resolve_default
 from clipzs.templates import chosen
 from clipzs.towers import normalise
 
+
+@pytest.fixture(autouse=True)
+def by_torch(monkeypatch):
+    """What a compiled model from another test keeps would hide what is tried here."""
+    monkeypatch.setenv("CLIPZS_ENGINE", "torch")
+
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SEVERAL_SECONDS = 5.0
 

@@ -59,7 +59,8 @@ MAY_IMPORT = {
     "embed": {"defaults", "encoder", "score", "store"},
     "classifier": {
         "defaults", "devices", "embed", "encoder", "engine", "errors", "filehashes", "imagecache", "labelfiles",
-        "labels", "modelspec", "options", "paths", "pipeline", "prompts", "resolve", "results", "score", "store", "templates",
+        "labels", "modelspec", "options", "paths", "pipeline", "prompts", "resolve", "results", "score", "store",
+        "templates",
     },
     "writers": {"results"},
     "table": {"paths", "results"},

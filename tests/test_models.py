@@ -21,6 +21,12 @@ from clipzs.resolve import ModelSpec, resolve, tiny
 from clipzs.towers import OpenClipEncoder
 
 
+@pytest.fixture(autouse=True)
+def by_torch(monkeypatch):
+    """What a compiled model from another test keeps would hide what is tried here."""
+    monkeypatch.setenv("CLIPZS_ENGINE", "torch")
+
+
 @pytest.fixture
 def model_copy(folder, tmp_path) -> Path:
     """A model folder of one's own, to be damaged."""

@@ -6,7 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from clipzs.errors import ClipzsError
@@ -74,7 +74,7 @@ class Progress:
     @contextmanager
     def shown(self, count: Callable[[], int] | None) -> Iterator["Progress"]:
         """Show it. `count` finds the number of images meanwhile, on a thread; None where it cannot be known."""
-        with self._live() as self._bar:
+        with self._live() if self.enabled else nullcontext() as self._bar:
             if self._bar is not None:
                 self._images = self._bar.add_task("loading the model", total=None)
                 if count is not None and not self.until_first:
@@ -83,13 +83,15 @@ class Progress:
 
     @contextmanager
     def after(self) -> Iterator[None]:
-        """Show what is done when all results are there."""
-        with self._live() as self._bar:
+        """Show what is done when all results are there, if there is anything to do."""
+        self._bar = self._compiling = None
+        try:
             yield
+        finally:
+            if self._bar is not None:
+                self._bar.stop()
 
-    def _live(self) -> AbstractContextManager[Any]:
-        if not self.enabled:
-            return nullcontext()
+    def _live(self) -> Any:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -126,6 +128,9 @@ class Progress:
 
     def compiling(self, done: int, total: int) -> None:
         """So many steps of compiling the model are done."""
+        if self._bar is None and self.enabled:
+            self._bar = self._live()
+            self._bar.start()
         if self._bar is None:
             return
         if self._compiling is None:
