@@ -215,6 +215,7 @@ class Classifier:
 
     def _encode(self, pixels: "Pixels") -> Array:
         """uint8 [b, height, width, 3] → float32 [b, d]."""
+        self.encoder.expect_images()
         _ = self.label_vectors  # labels that cannot be had cost no image pass
         return self._finite(self.encoder.encode_images(pixels))
 

@@ -12,8 +12,9 @@ import platform
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -157,7 +158,8 @@ class CompiledEncoder:
         self._manifest = manifest
         self._spec = spec
         self._lock = threading.Lock()
-        self._towers: dict[str, Callable[[Any], Array]] = {}
+        self._loader = ThreadPoolExecutor(len(TOWERS), thread_name_prefix="clipzs-load")
+        self._towers: dict[str, Future[_Tower]] = {}
 
     def tokenize(self, texts: Any) -> Tokens:
         """Token ids by the model's own tokenizer, and their number before any cut."""
@@ -173,15 +175,25 @@ class CompiledEncoder:
         return self._run("text", trimmed(tokens.ids, self._manifest["text_end"]))
 
     def encode_images(self, pixels: Pixels) -> Array:
-        """uint8 [b, height, width, 3] → float32 [b, d], rows of length 1."""
+        """uint8 [b, height, width, 3] → float32 [b, d], rows of length 1. Lets go of the text tower."""
+        self._towers.pop("text", None)  # labels come first; should there be more, it is loaded again
         return self._run("image", pixels)
 
-    def _run(self, tower: str, given: Any) -> Array:
+    def expect_images(self) -> None:
+        """Load the image tower on a thread, while texts are encoded."""
+        self._loading("image")
+
+    def _loading(self, tower: str) -> "Future[_Tower]":
         with self._lock:
             if tower not in self._towers:
-                self._towers[tower], result = loaded(self._folder / f"{tower}.blob", self.precision, given)
-                return result
-            return self._towers[tower](given)
+                path = self._folder / f"{tower}.blob"
+                self._towers[tower] = self._loader.submit(_Tower, path, self.precision)
+            return self._towers[tower]
+
+    def _run(self, name: str, given: Any) -> Array:
+        tower = self._loading(name).result()
+        with self._lock:
+            return tower(given)
 
 
 def settings(precision: str) -> dict[str, Any]:
@@ -208,30 +220,36 @@ def core() -> Any:
     return openvino.Core()
 
 
-def loaded(path: Path, precision: str, given: Any) -> tuple[Callable[[Any], Array], Array]:
-    """A compiled tower as a function of arrays, and its answer to a first input.
+class _Tower:
+    """One compiled tower, loaded."""
 
-    Raises:
-        CompiledProblem: it cannot be loaded.
-    """
-    engine = core()
-    import openvino
+    def __init__(self, path: Path, precision: str) -> None:
+        self._path, self._used = path, False
+        with self._problems():
+            engine = core()
+            import openvino
 
-    try:
-        with path.open("rb") as file:
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        with _pages_given_back(mapping):
-            data = openvino.Tensor(np.frombuffer(mapping, np.uint8), shared_memory=True)
-            model = engine.import_model(data, "CPU", settings(precision))
+            with path.open("rb") as file:
+                self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            with _pages_given_back(self._mapping):
+                # The model reads from this as long as it lives.
+                self._data = openvino.Tensor(np.frombuffer(self._mapping, np.uint8), shared_memory=True)
+                self._model = engine.import_model(self._data, "CPU", settings(precision))
 
-            def run(given: Any) -> Array:
-                answer: Array = model(given)[0]
-                return answer
+    def __call__(self, given: Any) -> Array:
+        """The tower's answer; the first call also lays out its weights."""
+        with self._problems(), nullcontext() if self._used else _pages_given_back(self._mapping):
+            answer: Array = self._model(given)[0]
+            self._used = True
+            return answer
 
-            run.source = data  # type: ignore[attr-defined]  # the model reads from it as long as it lives
-            return run, run(given)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CompiledProblem(f"the compiled {path} cannot be used: {' '.join(str(error).split())[:200]}") from error
+    @contextmanager
+    def _problems(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CompiledProblem(f"the compiled {self._path} cannot be used: {reason}") from error
 
 
 @contextmanager

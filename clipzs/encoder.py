@@ -71,3 +71,6 @@ class Encoder(Protocol):
 
     def encode_images(self, pixels: Pixels) -> Array:
         """uint8 [b, height, width, 3], as `Preprocess` gives them → float32 [b, d], rows of length 1."""
+
+    def expect_images(self) -> None:
+        """Images will follow: what can be loaded meanwhile may be."""

@@ -101,6 +101,11 @@ class Engine:
             self._sample = pixels[:PROOF_IMAGES].copy()
         return vectors
 
+    def expect_images(self) -> None:
+        """Images will follow: what can be loaded meanwhile is. Compiles nothing yet."""
+        if not self._strict:
+            self._now.expect_images()
+
     def compile(self) -> None:
         """Compile the model for later, unless that is done, is impossible, or nothing was encoded."""
         if self._place is None or not self._used or self.engine != "torch":

@@ -110,6 +110,9 @@ class OpenClipEncoder:
         with torch.inference_mode(), _enough_memory():
             return _array(self.image_features(torch.from_numpy(pixels).to(self.device)))
 
+    def expect_images(self) -> None:
+        """Nothing: building a tower keeps Python busy, so that nothing can be done meanwhile."""
+
     def tower(self, name: str) -> Any:
         """The module of the tower "image" or "text"."""
         return self._visual if name == "image" else self._text
