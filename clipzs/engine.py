@@ -143,6 +143,8 @@ class Engine:
             compile_model(place, sample=self._sample, progress=self._progress)
         except OSError as error:
             raise CompiledProblem(f"{place.folder} cannot be written: {error.strerror or error}") from error
+        except (ModelError, MemoryError) as error:  # what all labels and images so far could do without
+            raise CompiledProblem(str(error) or "not enough memory to compile it") from error
         made = place.find()
         if made is None:
             raise CompiledProblem(f"{place.folder} is gone")

@@ -78,6 +78,15 @@ def hub_model(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in ("open_clip_config.json", "open_clip_model.safetensors")}
 
 
+def lay_out_words(cache: Path, place: Path) -> None:
+    """The repository of the tokenizer that transformers-tokenizer models name, as after a download."""
+    lay_out(cache, "someone/words", {path.name: path for path in place.glob("tokenizer*.json")})
+    absent = cache / "models--someone--words" / ".no_exist" / COMMIT
+    absent.mkdir(parents=True)
+    for name in ("config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"):
+        (absent / name).touch()  # what the hub's client notes of files that transformers asked for in vain
+
+
 def classify(run, photo: Path, *options: object) -> dict:
     result = run("classify", photo, "--labels", "cat,dog", "--json", *options)
     assert result.exit_code == 0, result.stderr
@@ -172,14 +181,27 @@ def test_a_cached_tokenizer_is_used_without_asking_the_network(run, cat, folder,
     online(silent_hub.url)
     place = folder("transformers-tokenizer")
     lay_out(cache, "someone/small-siglip", hub_model(place))
-    lay_out(cache, "someone/words", {path.name: path for path in place.glob("tokenizer*.json")})
-    absent = cache / "models--someone--words" / ".no_exist" / COMMIT
-    absent.mkdir(parents=True)
-    for name in ("config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"):
-        (absent / name).touch()  # what the hub's client notes of files that transformers asked for in vain
+    lay_out_words(cache, place)
     ours = classify(run, cat, "--model", "hf-hub:someone/small-siglip")
     assert ours["scores"] == classify(run, cat, "--model", f"local-dir:{place}")["scores"]
     assert silent_hub.knocks == 0
+
+
+def test_a_model_that_cannot_be_compiled_for_want_of_its_tokenizer_goes_on_with_torch(
+    run, cat, folder, cache, compiled, monkeypatch
+):
+    place = folder("transformers-tokenizer")
+    lay_out(cache, "someone/small-siglip", hub_model(place))
+    lay_out_words(cache, place)
+    first = classify(run, cat, "--model", "hf-hub:someone/small-siglip")
+    shutil.rmtree(cache / "models--someone--words")  # the labels are known by now
+    monkeypatch.delenv("CLIPZS_ENGINE")
+    arguments = ("classify", cat, "--labels", "cat,dog", "--model", "hf-hub:someone/small-siglip", "--no-image-cache")
+    second = run(*arguments, "--json", "--verbose")
+    assert second.exit_code == 0
+    assert json.loads(second.stdout) == first
+    assert "stays with torch" in second.stderr
+    assert list(compiled.iterdir()) == []
 
 
 def test_a_tokenizer_that_is_not_cached_is_refused_within_seconds(
