@@ -117,9 +117,15 @@ class Classifier:
 
         Raises:
             DeviceError: a device or precision this machine lacks.
+            UsageProblem: an option that is for other devices.
         """
         options = self.options
         device = chosen_device(options.device)
+        if options.compile and not device.startswith("cuda"):
+            raise UsageProblem(
+                "--compile is for GPUs: here it takes minutes and gains nothing",
+                hint="leave it out; on a CPU the model is compiled with OpenVINO by itself",
+            )
         return Engine(
             self.model,
             digest=self.model.digest,

@@ -30,8 +30,10 @@ LABELS = ("--labels", "cat,rocket", *TINY)
          "name one"),
         ((*LABELS, "--files-from", "none.txt"), 2, "none.txt: cannot be read: No such file or directory",
          "--files-from takes a file"),
+        ((*LABELS, "--compile", "--device", "cpu"), 2, "--compile is for GPUs: here it takes minutes and gains nothing",
+         "leave it out; on a CPU the model is compiled with OpenVINO by itself"),
     ],
-    ids=["no labels", "one label", "templates", "device", "model", "sigmoid", "two formats", "list"],
+    ids=["no labels", "one label", "templates", "device", "model", "sigmoid", "two formats", "list", "compile"],
 )  # fmt: skip
 def test_a_request_that_cannot_be_served_is_one_line_and_a_hint_and_leaves_the_old_file(
     run, cat, tmp_path, monkeypatch, options, code, error, hint
