@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from clipzs import defaults
 from clipzs.encoder import Pixels, Tokens, trimmed
 from clipzs.errors import ClipzsError
 from clipzs.importing import without
@@ -54,12 +55,11 @@ class CompiledModel:
 
     def __init__(self, cache_dir: Path, spec: ModelSpec, digest: str, precision: str) -> None:
         """Nothing is read yet. `digest` tells models of one name apart; `precision` is "fp32" or "bf16"."""
-        plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in spec.name)[:60]
         self.spec = spec
         self.precision = precision
         self.determinants = {"model": digest, "precision": precision, **stamp()}
         name = hashlib.sha256(json.dumps(self.determinants, sort_keys=True).encode()).hexdigest()
-        self.folder = cache_dir / FOLDER / f"{plain}-{precision}-{name[:12]}"
+        self.folder = cache_dir / FOLDER / f"{defaults.file_name(spec.name)}-{precision}-{name[:12]}"
 
     def manifest(self) -> dict[str, Any] | None:
         """What is known of the compiled towers now; None if there are none, or if they are damaged."""

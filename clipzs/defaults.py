@@ -22,6 +22,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CLIPZS_CACHE_DIR") or platformdirs.user_cache_dir("clipzs", appauthor=False))
 
 
+def file_name(model: str) -> str:
+    """A model's name as it can stand in a file name, for people who look into the cache folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in model)[:60]
+
+
 def prompts_dir() -> Path:
     """Folder of the user's own template sets: CLIPZS_PROMPTS_DIR, or the platform's user config."""
     return Path(

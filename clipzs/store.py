@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipzs import defaults
 from clipzs.database import Database, proof
 from clipzs.score import Array
 
@@ -33,9 +34,8 @@ def database(folder: Path | None, kind: str, file: str) -> Database:
 
 
 def _file_name(model: str, digest: str) -> str:
-    """`digest` tells models of one name apart; the name is for people who look into the folder."""
-    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in model)[:60]
-    return f"{plain}-{digest[:12]}.sqlite"
+    """`digest` tells models of one name apart."""
+    return f"{defaults.file_name(model)}-{digest[:12]}.sqlite"
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,10 @@ MAY_IMPORT = {
     "towers": {
         "checkpoint", "devices", "encoder", "errors", "filling", "modelspec", "preprocess", "score", "tokenizers",
     },
-    "compiled": {"encoder", "errors", "importing", "modelspec", "score", "tokenizers"},
+    "compiled": {"defaults", "encoder", "errors", "importing", "modelspec", "score", "tokenizers"},
     "conversion": {"checkpoint", "compiled", "encoder", "errors", "tokenizers", "towers"},
     "engine": {"compiled", "conversion", "encoder", "errors", "modelspec", "score", "towers"},
-    "store": {"database", "score"},
+    "store": {"database", "defaults", "score"},
     "filehashes": {"database"},
     "cachefolder": {"compiled", "filehashes", "store"},
     "imagecache": {"filehashes", "score", "store"},
