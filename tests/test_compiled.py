@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from test_parity import PHOTOS, assert_same, clipzs_scores, open_clip_scores
 
 from clipzs import Classifier
-from clipzs.compiled import MANIFEST, CompiledModel
+from clipzs.compiled import MANIFEST, CompiledModel, available
 from clipzs.encoder import trimmed
 from clipzs.resolve import resolve
+
+pytestmark = pytest.mark.skipif(not available(), reason="there is no OpenVINO for this platform")
 
 KINDS = [kind for kind in models.CONFIGS if kind != "transformers-tokenizer"]
 HEAVY = ("torch", "torchvision", "timm", "transformers", "open_clip", "safetensors")
