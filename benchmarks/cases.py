@@ -80,10 +80,14 @@ def large(bench: Workbench) -> dict[str, Any]:
     """Photos of 12 megapixels, whole process."""
     files = bench.large_photos(bench.sizes["large_images"])
     bench.used_before(files[0], *_precisions())
-    exact = ["--exact-decode"] * bench.knows("--exact-decode")
     sides = [
         Side("open_clip, batches of 32", partial(_open_clip, bench, "32"), bench.runs, workers=True),
-        Side("clipzs, exact decoding", lambda f, labels: bench.clipzs(f, labels, *exact), bench.slow_runs, ours=True),
+        Side(
+            "clipzs, exact decoding",
+            lambda f, labels: bench.clipzs(f, labels, "--exact-decode"),
+            bench.slow_runs,
+            ours=True,
+        ),
         Side("clipzs", bench.clipzs, bench.runs, ours=True, agree=TOLERANT),
     ]
     if machine.has_bf16():
@@ -175,8 +179,7 @@ def _check_relabelled(bench: Workbench, folder: Path, cache: Path, labels: str, 
     """A sample must get the same labels when its images are read."""
     numbers = random.Random(0).sample(range(len(answers)), min(200, len(answers)))
     files = [str(photos.tiny_path(folder, number)) for number in numbers]
-    uncached = ["--no-image-cache"] * bench.knows("--no-image-cache")
-    fresh = processes.run(bench.classify(files, labels, *TINY, *uncached, cache=cache))
+    fresh = processes.run(bench.classify(files, labels, *TINY, "--no-image-cache", cache=cache))
     if read_answers(fresh.output) != [answers[number] for number in numbers]:
         raise SystemExit("relabelling from the cache gave other labels than reading the images")
 
@@ -229,7 +232,6 @@ def growth(bench: Workbench) -> dict[str, Any]:
     """Cost an image by the number of images and of labels, with the embedded model."""
     most = bench.sizes["relabel_images"]
     folder, cache, _ = _filled(bench, most, again=False)
-    uncached = ["--no-image-cache"] * bench.knows("--no-image-cache")
     counts = [n for n in (1, 100, 1_000, 10_000, 100_000) if n <= most]
     few = [n for n in counts if n <= bench.sizes["growth_encoded"]]
     some = min(most, 10_000)
@@ -250,7 +252,7 @@ def growth(bench: Workbench) -> dict[str, Any]:
         "title": "Growth",
         "product": [_product_seconds(some, count) for count in (2, 10, 100, 1_000, 10_000)],
         "cached": [timed(count, two) for count in counts],
-        "encoded": [timed(count, two, *uncached) for count in few],
+        "encoded": [timed(count, two, "--no-image-cache") for count in few],
         "labels": [timed(some, bench.labels_file(count)) for count in (2, 10, 100, 1_000, 10_000)],
         "labels_start": [timed(1, bench.labels_file(count)) for count in (2, 10, 100, 1_000, 10_000)],
     }

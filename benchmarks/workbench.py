@@ -111,8 +111,16 @@ class Workbench:
             cache: its cache folder; that of models used before unless given.
             templates: the option that names the prompts.
         """
-        how = ["--model", MODEL, "--pretrained", str(self.weights), *templates, "--precision", precision]
-        how += ["--no-image-cache"] * self.knows("--no-image-cache")
+        how = [
+            "--model",
+            MODEL,
+            "--pretrained",
+            str(self.weights),
+            *templates,
+            "--precision",
+            precision,
+            "--no-image-cache",
+        ]
         return self.classify(files, labels, *how, *more, cache=cache or self.warm_cache)
 
     def classify(self, files: Sequence[str], labels: str, *how: str, cache: Path) -> list[str]:
@@ -120,14 +128,6 @@ class Workbench:
         named = "--labels-file" if labels.endswith(".txt") else "--labels"
         command = [sys.executable, "-m", "clipzs", "classify", "--device", "cpu", "--format", "label", "--quiet"]
         return [*command, "--cache-dir", str(cache), named, labels, *how, *self.extra, *files]
-
-    def knows(self, option: str) -> bool:
-        """Whether this version of clipzs has an option."""
-        return option in self._help
-
-    @cached_property
-    def _help(self) -> str:
-        return processes.run([sys.executable, "-m", "clipzs", "classify", "--help"]).output
 
     def rival(self, script: str, *arguments: Any) -> list[str]:
         """A script of benchmarks/rivals, in their environment."""

@@ -14,7 +14,8 @@ from PIL import Image
 
 from clipzs import defaults, labelfiles, labels, prompts, templates
 from clipzs.devices import chosen_device, chosen_precision
-from clipzs.embed import Progress, label_embeddings
+from clipzs.embed import label_embeddings
+from clipzs.encoder import Progress
 from clipzs.engine import Engine
 from clipzs.errors import ModelError, UsageProblem
 from clipzs.filehashes import FileHashes

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from clipzs import defaults
+from clipzs.checkpoint import short
 from clipzs.encoder import Pixels, Tokens, trimmed
 from clipzs.errors import ClipzsError
 from clipzs.importing import without
@@ -248,8 +249,7 @@ class _Tower:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CompiledProblem(f"the compiled {self._path} cannot be used: {reason}") from error
+            raise CompiledProblem(f"the compiled {self._path} cannot be used: {short(error)}") from error
 
 
 @contextmanager

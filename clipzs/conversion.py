@@ -24,15 +24,12 @@ from clipzs.compiled import (
     facts_of,
     settings,
 )
-from clipzs.encoder import Pixels, Tokens
+from clipzs.encoder import Pixels, Progress, Tokens
 from clipzs.errors import ModelError
-from clipzs.tokenizers import tokenizer_for
 from clipzs.towers import OpenClipEncoder
 
 if TYPE_CHECKING:
     import torch
-
-Progress = Callable[[int, int], None]
 
 LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.9998}
 _ABANDONED_S = 3600.0  # after which an unfinished folder is taken to be of a process that died
@@ -98,7 +95,7 @@ def _compiled(
         "text_end": encoder.text_end,
         "files": {},
     }
-    _write(folder / TOKENIZER, json.dumps(tokenizer_for(target.spec).stored()).encode())
+    _write(folder / TOKENIZER, json.dumps(encoder.tokenizer.stored()).encode())
     for tower, features, example in (
         ("image", encoder.image_features, _images(encoder, None)),
         ("text", encoder.text_features, encoder.tokenize(_TEXTS).ids),

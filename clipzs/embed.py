@@ -1,16 +1,14 @@
 """Prompts → label embeddings: from the store where it has them, through the text tower where it has not."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from clipzs import defaults
-from clipzs.encoder import Encoder, Tokens
+from clipzs.encoder import Encoder, Progress, Tokens
 from clipzs.score import Array, average
 from clipzs.store import LabelEmbedding, LabelStore, key
-
-Progress = Callable[[int, int], None]
 
 
 def label_embeddings(

@@ -1,6 +1,6 @@
 """What the rest of clipzs needs of a model, whatever runs it. Arrays are numpy; nothing here imports torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from clipzs.score import Array
 
 Pixels = NDArray[np.uint8]
+Progress = Callable[[int, int], None]  # told how much is done, and of how much
 
 
 @dataclass(frozen=True)

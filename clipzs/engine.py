@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from clipzs.compiled import CompiledModel, CompiledProblem, available
-from clipzs.encoder import Encoder, Pixels, Tokens
+from clipzs.encoder import Encoder, Pixels, Progress, Tokens
 from clipzs.errors import ModelError
 from clipzs.modelspec import ModelSpec
 from clipzs.score import Array
@@ -20,7 +20,6 @@ log = logging.getLogger("clipzs")
 PROOF_IMAGES = 4  # real ones, that a compiled model is tried on besides noise
 
 Answer = TypeVar("Answer")
-Progress = Callable[[int, int], None]
 
 
 class Engine:

@@ -11,8 +11,6 @@ from clipzs.errors import ModelError, ModelUnavailable
 CONFIG = "open_clip_config.json"
 SAFETENSORS = "open_clip_model.safetensors"
 PICKLE = "open_clip_pytorch_model.bin"
-
-
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[A-Za-z0-9]", re.ASCII)
 
 

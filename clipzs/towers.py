@@ -89,10 +89,11 @@ class OpenClipEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Token ids by the model's own tokenizer, and their number before any cut."""
-        return self._tokenizer(texts)
+        return self.tokenizer(texts)
 
     @cached_property
-    def _tokenizer(self) -> TextTokenizer:
+    def tokenizer(self) -> TextTokenizer:
+        """The model's own."""
         return tokenizer_for(self.spec)
 
     def encode_texts(self, tokens: Tokens) -> Array:

@@ -46,8 +46,8 @@ MAY_IMPORT = {
     "towers": {
         "checkpoint", "devices", "encoder", "errors", "filling", "modelspec", "preprocess", "score", "tokenizers",
     },
-    "compiled": {"defaults", "encoder", "errors", "importing", "modelspec", "score", "tokenizers"},
-    "conversion": {"checkpoint", "compiled", "encoder", "errors", "tokenizers", "towers"},
+    "compiled": {"checkpoint", "defaults", "encoder", "errors", "importing", "modelspec", "score", "tokenizers"},
+    "conversion": {"checkpoint", "compiled", "encoder", "errors", "towers"},
     "engine": {"compiled", "conversion", "encoder", "errors", "modelspec", "score", "towers"},
     "store": {"database", "defaults", "score"},
     "filehashes": {"database"},

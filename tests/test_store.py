@@ -78,8 +78,8 @@ def test_a_warm_cache_builds_no_tower(folder, cat):
 
     cold, cold_scores = classified()
     warm, warm_scores = classified()
-    built = [{"_text", "_visual", "_tokenizer"} & set(vars(one.encoder._now)) for one in (cold, warm)]
-    assert built == [{"_text", "_visual", "_tokenizer"}, set()]
+    built = [{"_text", "_visual", "tokenizer"} & set(vars(one.encoder._now)) for one in (cold, warm)]
+    assert built == [{"_text", "_visual", "tokenizer"}, set()]
     np.testing.assert_array_equal(warm_scores, cold_scores)
     np.testing.assert_array_equal(warm.label_vectors, cold.label_vectors)
 
@@ -334,6 +334,18 @@ def test_the_name_of_a_model_cannot_lead_out_of_the_folder(tmp_path):
     assert only_file(tmp_path).parent == tmp_path / "labels"
 
 
+def at_once(count: int, work, folder: Path) -> None:
+    """Processes that all do `work(folder, number, barrier)`, and all end well."""
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(count)
+    workers = [context.Process(target=work, args=(str(folder), number, barrier)) for number in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * count
+
+
 def _fill(folder: str, worker: int, barrier: "multiprocessing.synchronize.Barrier") -> None:
     barrier.wait()
     for number in range(worker * 30, worker * 30 + 40):  # a quarter of them is also written by the next worker
@@ -341,14 +353,7 @@ def _fill(folder: str, worker: int, barrier: "multiprocessing.synchronize.Barrie
 
 
 def test_several_processes_may_write_at_once(tmp_path, capfd):
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(4)
-    workers = [context.Process(target=_fill, args=(str(tmp_path), n, barrier)) for n in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0] * 4
+    at_once(4, _fill, tmp_path)
     keys = [number.to_bytes(32, "big") for number in range(130)]
     found = LabelStore(tmp_path, "model", "digest").get(keys)
     assert all(same(found[one], embedding(number)) for number, one in enumerate(keys))
@@ -478,14 +483,7 @@ def _fill_images(folder: str, worker: int, barrier: "multiprocessing.synchronize
 
 
 def test_three_processes_may_write_images_at_once(tmp_path, capfd):
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(3)
-    workers = [context.Process(target=_fill_images, args=(str(tmp_path), n, barrier)) for n in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0] * 3
+    at_once(3, _fill_images, tmp_path)
     found = ImageStore(tmp_path, "model", "digest").get([image_key(number) for number in range(2000)])
     assert len(found) == 2000
     assert all(found[image_key(number)].tobytes() == image(number).tobytes() for number in range(2000))
