@@ -202,7 +202,7 @@ def growth_chart(case: Case) -> str:
     )  # fmt: skip
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; numbers to the right."""
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
+def markdown(header: list[str], rows: list[list[str]], *, words: int = 1) -> str:
+    """A Markdown table: columns of words first, then numbers to the right."""
+    lines = ["| " + " | ".join(header) + " |", "|---" * words + "|---:" * (len(header) - words) + "|"]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])

@@ -18,7 +18,7 @@ class BackendSettings:
     Attributes:
         tokenizer: the text of its tokenizer.json.
         context_length: tokens in a row of ids.
-        clean: a key of `bpe.CLEAN`.
+        clean: a key of `bpe.CLEAN`; None leaves texts as they are.
         truncation_side: "right" or "left", where a text too long is cut, and
         padding_side: where a short one is filled up, with
         padding: the id for that.
@@ -29,7 +29,7 @@ class BackendSettings:
 
     tokenizer: str = field(repr=False)
     context_length: int
-    clean: str
+    clean: str | None
     truncation_side: str
     padding_side: str
     padding: int
@@ -62,8 +62,8 @@ class BackendTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Token ids and their number before any cut."""
-        clean = CLEAN[self._settings.clean]
-        cleaned = [clean(text) for text in texts]
+        clean = self._settings.clean
+        cleaned = [CLEAN[clean](text) for text in texts] if clean else list(texts)
         return self._with_ends(cleaned) if self._settings.ends else self._as_it_is(cleaned)
 
     def stored(self) -> dict[str, Any]:

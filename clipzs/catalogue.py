@@ -21,8 +21,6 @@ class Preset:
         accuracy: ImageNet zero-shot top-1 in percent, or None where it was not measured.
         megabytes: size of the download.
         licence: of the weights.
-        commercial: whether that licence allows commercial use.
-        languages: of the labels it understands.
         note: one line to choose by.
     """
 
@@ -31,29 +29,25 @@ class Preset:
     accuracy: float | None
     megabytes: int
     licence: str
-    commercial: bool
-    languages: str
     note: str
 
 
 PRESETS = (
-    Preset(TINY, TINY, None, 0, "CC BY-NC 4.0", False, "English", "comes with clipzs; coarse everyday classes only"),
-    Preset("fast", defaults.MODEL, 72.8, 605, "MIT", True, "English", "the default"),
-    Preset("balanced", "PE-Core-B-16:meta", 78.4, 1790, "Apache-2.0", True, "English", "better, about 4x the work"),
-    Preset("best", "PE-Core-L-14-336:meta", 83.5, 2684, "Apache-2.0", True, "English", "wants a GPU"),
+    Preset(TINY, TINY, None, 0, "CC BY-NC 4.0", "comes with clipzs; coarse everyday classes only"),
+    Preset("fast", defaults.MODEL, 72.8, 605, "MIT", "the default"),
+    Preset("balanced", "PE-Core-B-16:meta", 78.4, 1790, "Apache-2.0", "better, about 4x the work"),
+    Preset("best", "PE-Core-L-14-336:meta", 83.5, 2684, "Apache-2.0", "wants a GPU"),
     Preset(
         "multilingual",
         "ViT-B-16-SigLIP2-256:webli",
         79.1,
         1500,
         "Apache-2.0",
-        True,
-        "about 100 languages",
-        "needs clipzs[multilingual]",
+        "about 100 languages; needs clipzs[multilingual]",
     ),
 )
 
 
 def preset(name: str) -> Preset | None:
-    """The preset called `name`, or the one that stands for that model."""
-    return next((each for each in PRESETS if name in (each.name, each.model)), None)
+    """The preset called `name`, in any case, or the one that stands for that model."""
+    return next((each for each in PRESETS if name.lower() in (each.name, each.model.lower())), None)

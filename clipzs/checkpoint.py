@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     State = dict[str, torch.Tensor]
 
+_WRAPPERS = ("module.", "_orig_mod.")
+
 
 class Checkpoint:
     """The tensors of one file, by name."""
@@ -23,6 +25,8 @@ class Checkpoint:
     def tensors(self, wanted: Callable[[str], bool]) -> "State":
         """The tensors whose name is wanted; the file is mapped, so that nothing else is read.
 
+        What training in parallel or compiled puts in front of names is left out.
+
         Raises:
             ModelError: the file cannot be read, is damaged, or is a pickle that holds more than tensors.
         """
@@ -31,8 +35,9 @@ class Checkpoint:
                 from safetensors import safe_open
 
                 with safe_open(self.path, framework="pt", device="cpu") as file:
-                    return {key: file.get_tensor(key) for key in file.keys() if wanted(key)}  # noqa: SIM118
-            return {key: tensor for key, tensor in self._pickled.items() if wanted(key)}
+                    names = {_plain(key): key for key in file.keys()}  # noqa: SIM118
+                    return {name: file.get_tensor(key) for name, key in names.items() if wanted(name)}
+            return {name: tensor for name, tensor in self._pickled.items() if wanted(name)}
         except (MemoryError, ModelError):
             raise
         except OSError as error:
@@ -56,11 +61,16 @@ class Checkpoint:
             raise ModelError(
                 f"{self.path} is a pickle, but not of weights by name", hint="save the model's state_dict() alone"
             )
-        return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+        return {_plain(str(key)): tensor for key, tensor in state.items()}
 
     def _problem(self, error: Exception) -> ModelError:
         """torch's own advice in such cases is to switch the safety off, so its words are not passed on."""
         text = str(error)
+        if self.path.suffix in (".npz", ".npy"):
+            return ModelError(
+                f"{self.path} is a checkpoint of big_vision, which clipzs does not read",
+                hint="open_clip publishes its models converted: see `clipzs models list SigLIP`",
+            )
         if "GLOBAL" in text or "Unsupported class" in text:
             return ModelError(
                 f"{self.path} is a pickle that holds code or other objects besides weights; it was not run",
@@ -77,6 +87,13 @@ class Checkpoint:
         )
 
 
+def _plain(name: str) -> str:
+    """A tensor's name without what wrappers of its model put in front: DataParallel "module.", compile "_orig_mod."."""
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
 def _cause(error: Exception) -> str:
     if type(error).__name__ == "UnpicklingError" or "weights_only" in str(error):
         return "not a pickle of weights in a form that is safe to read"
@@ -85,7 +102,7 @@ def _cause(error: Exception) -> str:
     return short(error)
 
 
-def short(error: BaseException) -> str:
-    """The first line or so of an error that may list every tensor of a model."""
+def short(error: object) -> str:
+    """The first line or so of an error, or of what is said of it, that may list every tensor of a model."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 240 else text[:237] + "..."

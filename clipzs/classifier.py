@@ -1,6 +1,7 @@
 """The whole job as one object: labels and templates to embeddings, images to embeddings, both to results."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from clipzs import defaults, labelfiles, labels, prompts, templates
-from clipzs.devices import chosen_device, chosen_precision
+from clipzs import defaults, labelchecks, labelfiles, labels, prompts, templates
+from clipzs.devices import chosen_precision, device_and_reason
 from clipzs.embed import label_embeddings
 from clipzs.encoder import Progress
 from clipzs.engine import Engine
@@ -23,7 +24,7 @@ from clipzs.imagecache import ImageCache
 from clipzs.options import Options, checked, from_settings
 from clipzs.paths import Found
 from clipzs.pipeline import Batch, ImageLike, Pipeline
-from clipzs.resolve import ModelSpec, resolve, resolve_default
+from clipzs.resolve import ModelSpec, in_language, resolve, resolve_config, resolve_default
 from clipzs.results import Result, Score
 from clipzs.score import Array, ranked, scores, sum_groups
 from clipzs.store import LabelStore, key
@@ -95,7 +96,9 @@ class Classifier:
             UnknownModel, ModelUnavailable, ModelError: as `resolve` says.
         """
         options, reason = self.options, None
-        if options.model is None:
+        if options.model_config is not None:
+            spec = resolve_config(options.model_config, options.pretrained, quick_gelu=options.quick_gelu)
+        elif options.model is None:
             spec, reason = resolve_default()
         else:
             spec = resolve(
@@ -103,6 +106,8 @@ class Classifier:
             )
         if reason:
             log.warning(reason)
+        if options.language is not None:
+            spec = in_language(spec, options.language)
         return replace(spec, sha256=FileHashes(self._cache_dir).sha256)
 
     @cached_property
@@ -121,7 +126,8 @@ class Classifier:
             UsageProblem: an option that is for other devices.
         """
         options = self.options
-        device = chosen_device(options.device)
+        device, reason = device_and_reason(options.device)
+        log.debug("device %s: %s", device, reason)
         if options.compile and not device.startswith("cuda"):
             raise UsageProblem(
                 "--compile is for GPUs: here it takes minutes and gains nothing",
@@ -153,7 +159,7 @@ class Classifier:
     def label_vectors(self) -> Array:
         """float32 [c, d], rows of length 1, one per label.
 
-        Logs a warning for labels the model cannot tell apart and for prompts it must cut.
+        Logs a warning for labels the model cannot read or tell apart, and for prompts it must cut.
         """
         if self.options.score == "sigmoid" and self.encoder.logit_bias is None:
             raise UsageProblem(
@@ -164,20 +170,16 @@ class Classifier:
         embedded, self.prompts_encoded = label_embeddings(
             self.prompts, self.encoder, store, digest=self.model.digest, progress=self._progress
         )
-        alike: dict[bytes, list[str]] = {}
-        for label, one in zip(self.labels, embedded, strict=True):
-            alike.setdefault(one.tokens, []).append(label.name)
-            if one.longest > self.model.context_length:
-                log.warning(
-                    "a prompt of label %r has %d tokens, %s reads %d: the end was cut",
-                    label.name,
-                    one.longest,
-                    self.model.name,
-                    self.model.context_length,
-                )
-        for names in alike.values():
-            if len(names) > 1:
-                log.warning("the model reads these labels as the same text: %s; their score is split", ", ".join(names))
+        names, alike = [label.name for label in self.labels], defaultdict(list)
+        for name, one in zip(names, embedded, strict=True):
+            alike[one.tokens].append(name)
+        for problem in (
+            labelchecks.unreadable([*zip(names, self.prompts, strict=True)], self.model),
+            labelchecks.cut([(name, one.longest) for name, one in zip(names, embedded, strict=True)], self.model),
+            labelchecks.alike(alike.values()),
+        ):
+            if problem:
+                log.warning("%s", problem)
         return self._finite(np.stack([one.vector for one in embedded]))
 
     @cached_property

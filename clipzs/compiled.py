@@ -24,16 +24,17 @@ import numpy as np
 
 from clipzs import defaults
 from clipzs.checkpoint import short
-from clipzs.encoder import Pixels, Tokens, trimmed
+from clipzs.encoder import Pixels, TextEnd, Tokens, trimmed
 from clipzs.errors import ClipzsError
 from clipzs.importing import without
+from clipzs.memory import OutOfMemory, ran_out
 from clipzs.modelspec import ModelSpec
 from clipzs.score import Array
 from clipzs.tokenizers import TextTokenizer, restored, tokenizer_for
 
 log = logging.getLogger("clipzs")
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "compiled"  # in the cache folder
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 TOWERS = ("image", "text")
@@ -145,6 +146,7 @@ class CompiledEncoder:
 
     Raises (when a tower is first used):
         CompiledProblem: the files are damaged in a way that only shows now.
+        OutOfMemory: for the tower, or for what it is given at once.
     """
 
     engine = "openvino"
@@ -156,7 +158,7 @@ class CompiledEncoder:
         self.logit_scale: float = manifest["logit_scale"]
         self.logit_bias: float | None = manifest["logit_bias"]
         self._folder = folder
-        self._manifest = manifest
+        self._text_end = TextEnd(*manifest["text_end"]) if manifest["text_end"] else None
         self._spec = spec
         self._lock = threading.Lock()
         self._loader = ThreadPoolExecutor(len(TOWERS), thread_name_prefix="clipzs-load")
@@ -173,7 +175,7 @@ class CompiledEncoder:
 
     def encode_texts(self, tokens: Tokens) -> Array:
         """Token ids → float32 [n, d], rows of length 1."""
-        return self._run("text", trimmed(tokens.ids, self._manifest["text_end"]))
+        return self._run("text", trimmed(tokens.ids, self._text_end))
 
     def encode_images(self, pixels: Pixels) -> Array:
         """uint8 [b, height, width, 3] → float32 [b, d], rows of length 1. Lets go of the text tower."""
@@ -192,9 +194,14 @@ class CompiledEncoder:
             return self._towers[tower]
 
     def _run(self, name: str, given: Any) -> Array:
-        tower = self._loading(name).result()
-        with self._lock:
-            return tower(given)
+        try:
+            tower = self._loading(name).result()
+            with self._lock:
+                return tower(given)
+        except OutOfMemory:  # what was laid out for a large batch is kept, and leaves no room for a small one
+            with self._lock:
+                self._towers.clear()
+            raise
 
 
 def settings(precision: str) -> dict[str, Any]:
@@ -248,7 +255,9 @@ class _Tower:
     def _problems(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            if ran_out(error):
+                raise OutOfMemory("cpu") from error
             raise CompiledProblem(f"the compiled {self._path} cannot be used: {short(error)}") from error
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipzs.agreement import TEXTS, least_cosine_of_images, least_cosine_of_texts, probe_images
 from clipzs.checkpoint import short
 from clipzs.compiled import (
     MANIFEST,
@@ -24,8 +25,10 @@ from clipzs.compiled import (
     facts_of,
     settings,
 )
-from clipzs.encoder import Pixels, Progress, Tokens
+from clipzs.encoder import Pixels, Progress
+from clipzs.encoders import encoder_for
 from clipzs.errors import ModelError
+from clipzs.memory import ran_out
 from clipzs.towers import OpenClipEncoder
 
 if TYPE_CHECKING:
@@ -34,16 +37,6 @@ if TYPE_CHECKING:
 LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.9998}
 _ABANDONED_S = 3600.0  # after which an unfinished folder is taken to be of a process that died
 _MEMORY_FACTOR, _DISK_FACTOR = 3.0, 1.2
-_TEXTS = (
-    "a photo of a cat.",
-    "dog",
-    "a bad low-resolution photo of many very old wooden sailing boats in the harbour at dusk, seen from a hill",
-    "3.5 inch floppy disk & C++",
-    "日本の猫 — naïve café 🐈",
-    "the origami temple",
-    "itap of my rocket.",
-    "",
-)
 
 
 def compile_model(target: CompiledModel, *, sample: Pixels | None = None, progress: Progress | None = None) -> None:
@@ -59,7 +52,7 @@ def compile_model(target: CompiledModel, *, sample: Pixels | None = None, progre
         OSError: the cache cannot be written.
     """
     _check_room(target)
-    encoder = OpenClipEncoder(target.spec, device="cpu", precision="fp32")
+    encoder = encoder_for(target.spec, device="cpu", precision="fp32")
     with _staged(target) as folder:
         manifest: dict[str, Any] = {"determinants": target.determinants, "files": {}}
         try:
@@ -70,6 +63,8 @@ def compile_model(target: CompiledModel, *, sample: Pixels | None = None, progre
         except (OSError, MemoryError, ModelError):
             raise
         except Exception as error:  # of the tracer, the converter or the engine: torch goes on doing the work
+            if ran_out(error):
+                raise CompiledProblem(f"too little memory to compile {target.spec.name}") from error
             manifest |= {"refused": f"it could not be compiled: {short(error)}"}
         if manifest["refused"]:
             manifest["files"] = {}
@@ -98,7 +93,7 @@ def _compiled(
     _write(folder / TOKENIZER, json.dumps(encoder.tokenizer.stored()).encode())
     for tower, features, example in (
         ("image", encoder.image_features, _images(encoder, None)),
-        ("text", encoder.text_features, encoder.tokenize(_TEXTS).ids),
+        ("text", encoder.text_features, encoder.tokenize(TEXTS).ids),
     ):
         path = folder / f"{tower}.blob"
         any_length = tower == "text" and encoder.text_end is not None
@@ -152,25 +147,14 @@ def converted(
 
 
 def _agreement(encoder: OpenClipEncoder, compiled: CompiledEncoder, sample: Pixels | None) -> float:
-    """The least cosine between both encoders' embeddings of images and texts, one at a time and together."""
-    images, tokens = _images(encoder, sample), compiled.tokenize(_TEXTS)
-    one = Tokens(tokens.ids[:1], tokens.lengths[:1])
-    pairs = [
-        (encoder.encode_images(images), compiled.encode_images(images)),
-        (encoder.encode_images(images[-1:]), compiled.encode_images(images[-1:])),
-        (encoder.encode_texts(encoder.tokenize(_TEXTS)), compiled.encode_texts(tokens)),
-        (encoder.encode_texts(one), compiled.encode_texts(one)),
-    ]
-    return min(float((ours * theirs).sum(axis=1).min()) for ours, theirs in pairs)
+    """The least cosine between both encoders' embeddings of images and texts."""
+    images = least_cosine_of_images(encoder, compiled, _images(encoder, sample))
+    return min(images, least_cosine_of_texts(encoder, compiled))
 
 
 def _images(encoder: OpenClipEncoder, sample: Pixels | None) -> Pixels:
-    """uint8 [b, height, width, 3]: two of noise, a smooth one, and the real ones."""
-    height, width = encoder.spec.preprocess.size
-    noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
-    ramp = np.linspace(0, 255, width).astype(np.uint8)
-    smooth = np.broadcast_to(ramp[None, None, :, None], (1, height, width, 3))
-    return np.concatenate([noise, smooth, *([] if sample is None else [sample])])
+    """uint8 [b, height, width, 3]: those to probe with, and the real ones."""
+    return np.concatenate([probe_images(encoder.spec.preprocess.size), *([] if sample is None else [sample])])
 
 
 def _check_room(target: CompiledModel) -> None:

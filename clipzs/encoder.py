@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +25,41 @@ class Tokens:
     ids: NDArray[np.int64]
     lengths: tuple[int, ...]
 
+    def __getitem__(self, rows: slice) -> "Tokens":
+        """Some of the prompts."""
+        return Tokens(self.ids[rows], self.lengths[rows])
 
-def trimmed(ids: NDArray[np.int64], end: str | int | None) -> NDArray[np.int64]:
+
+class TextEnd(NamedTuple):
+    """Behind what nothing in a row of token ids can change its embedding.
+
+    A causal tower reads its answer at the end token, which it takes to be the largest id ("largest") or the
+    first `token` ("first"), and sees nothing of what follows. One that masks padding sees nothing of the
+    `token` after the text ("padding").
+    """
+
+    how: Literal["largest", "first", "padding"]
+    token: int = 0
+
+
+def trimmed(ids: NDArray[np.int64], end: TextEnd | None) -> NDArray[np.int64]:
     """int64 [n, context length] → [n, shorter]: cut where no row has anything left that can change its embedding.
-
-    In a causal tower that reads its answer at the end token, what follows that token has no influence.
 
     Args:
         ids: token ids.
-        end: how the tower finds the end token: "argmax" (the largest id), or the id itself; None cuts nothing.
+        end: as the tower finds it; None cuts nothing.
     """
     if end is None:
         return ids
-    ends = ids.argmax(axis=1) if end == "argmax" else (ids == end).argmax(axis=1)
-    return np.ascontiguousarray(ids[:, : int(ends.max()) + 1])
+    if end.how == "padding":
+        texts = ids != end.token
+        if not texts.any(axis=1).all():
+            return ids  # a row of nothing but padding attends to all of it
+        longest = int(np.flatnonzero(texts.any(axis=0))[-1]) + 1
+    else:
+        ends = ids.argmax(axis=1) if end.how == "largest" else (ids == end.token).argmax(axis=1)
+        longest = int(ends.max()) + 1
+    return np.ascontiguousarray(ids[:, :longest])
 
 
 class Encoder(Protocol):

@@ -6,12 +6,16 @@ later ones use what was compiled.
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from clipzs.agreement import VerifiedEncoder
 from clipzs.compiled import CompiledModel, CompiledProblem, available
+from clipzs.devices import released
 from clipzs.encoder import Encoder, Pixels, Progress, Tokens
 from clipzs.errors import ModelError
+from clipzs.memory import Halving
 from clipzs.modelspec import ModelSpec
 from clipzs.score import Array
 
@@ -24,6 +28,8 @@ Answer = TypeVar("Answer")
 
 class Engine:
     """An `Encoder` that starts as whatever is at hand and becomes the fast one as soon as that costs no answer.
+
+    Batches that the memory is not enough for are computed in smaller ones.
 
     Attributes:
         device: where it computes.
@@ -65,6 +71,8 @@ class Engine:
         self._encoder: Encoder | None = None
         self._used = False
         self._sample: Pixels | None = None
+        self._images = Halving("images", partial(released, device))
+        self._texts = Halving("texts", partial(released, device))
 
     @property
     def engine(self) -> str:
@@ -88,13 +96,17 @@ class Engine:
     def encode_texts(self, tokens: Tokens) -> Array:
         """Token ids → float32 [n, d], rows of length 1."""
         self._used = True
-        return self._through(lambda encoder: encoder.encode_texts(tokens))
+        return self._texts(
+            lambda rows: self._through(lambda encoder: encoder.encode_texts(tokens[rows])), len(tokens.lengths)
+        )
 
     def encode_images(self, pixels: Pixels) -> Array:
         """uint8 [b, height, width, 3] → float32 [b, d], rows of length 1."""
         if self._sample is not None:
             self.compile()  # one batch was answered, another is here: from now on speed counts
-        vectors = self._through(lambda encoder: encoder.encode_images(pixels))
+        vectors = self._images(
+            lambda rows: self._through(lambda encoder: encoder.encode_images(pixels[rows])), len(pixels)
+        )
         self._used = True
         if self._sample is None:
             self._sample = pixels[:PROOF_IMAGES].copy()
@@ -157,11 +169,15 @@ class Engine:
         self._place = None
 
     def _torch(self) -> Encoder:
-        from clipzs.towers import OpenClipEncoder
+        from clipzs.encoders import encoder_for
 
-        return OpenClipEncoder(
+        encoder = encoder_for(
             self._spec, device=self.device, precision=self.precision, torch_compile=self._torch_compile
         )
+        if self.device != "mps":
+            return encoder
+        on_cpu = partial(encoder_for, self._spec, device="cpu", precision="fp32")
+        return VerifiedEncoder(encoder, on_cpu, size=self._spec.preprocess.size)
 
     def _through(self, work: Callable[[Encoder], Answer]) -> Answer:
         try:

@@ -23,6 +23,32 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def named_hash(path: Path) -> str | None:
+    """The SHA-256 of a file that is named by it, as the hub cache names large ones; None for any other."""
+    path = path.resolve()
+    return path.name if path.parent.name == "blobs" and len(path.name) == 64 else None
+
+
+@dataclass(frozen=True)
+class Licence:
+    """What the publisher of the weights allows.
+
+    Attributes:
+        name: e.g. "Apache-2.0".
+        commercial: whether commercial use is open to everyone.
+        source: where that is stated, for people.
+    """
+
+    name: str
+    commercial: bool
+    source: str
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a tokenizer of the transformers package among those of a folder."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and _OF_TOKENIZER(path.name))
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A model, fully described.
@@ -37,6 +63,11 @@ class ModelSpec:
         tokenizer_dir: a local-dir model's folder, where its own tokenizer lies.
         allow_pickle: whether the repository's .bin will do.
         sha256: how a file is hashed; `filehashes` has one that remembers.
+        backend: which code builds its towers and its tokenizer, "open_clip" or "chinese-clip".
+        languages: ISO 639-1 codes of the labels it understands; ("*",) is about 100 or more, () is unknown.
+        licence: of the weights; None is unknown.
+        sources: name of a described value -> where it came from, for people.
+        family: what people call models of its make, e.g. "SigLIP2"; empty is unknown.
     """
 
     name: str
@@ -48,6 +79,11 @@ class ModelSpec:
     tokenizer_dir: Path | None = None
     allow_pickle: bool = False
     sha256: Callable[[Path], str] = field(default=_sha256, repr=False, compare=False)
+    backend: str = "open_clip"
+    languages: tuple[str, ...] = ()
+    licence: Licence | None = None
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    family: str = ""
 
     @cached_property
     def weights(self) -> Path:
@@ -96,19 +132,31 @@ class ModelSpec:
             ModelError: they cannot be read.
         """
         path = self.weights.resolve()
-        if path.parent.name == "blobs" and len(path.name) == 64:
-            return path.name  # the hub cache names large files by their SHA-256
         try:
-            return self.sha256(path)
+            return named_hash(path) or self.sha256(path)
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+
+    @property
+    def bytes_here(self) -> int | None:
+        """Size on this machine of the weights and of the tokenizer's own files; None without the weights. No network.
+
+        Raises:
+            ModelError: a name no repository can have.
+        """
+        weights = self.local_weights
+        if weights is None:
+            return None
+        own = self.config["text_cfg"].get("hf_tokenizer_name")
+        folder = hub.cached_tokenizer(self.tokenizer) if own else None
+        files = [weights, *(tokenizer_files(folder) if folder else [])]
+        return sum(path.stat().st_size for path in files)
 
     def _tokenizer_files(self) -> object:
         """What tells its tokenizer from others: the name of a published one, the files of one in the model's folder."""
         if self.tokenizer_dir is None or not self.config["text_cfg"].get("hf_tokenizer_name"):
             return self.tokenizer
-        files = sorted(path for path in self.tokenizer_dir.iterdir() if path.is_file() and _OF_TOKENIZER(path.name))
-        return [(path.name, self.sha256(path)) for path in files]
+        return [(path.name, self.sha256(path)) for path in tokenizer_files(self.tokenizer_dir)]
 
     @cached_property
     def digest(self) -> str:

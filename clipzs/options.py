@@ -22,6 +22,7 @@ class Options:
         model: a preset, NAME[:TAG], `hf-hub:…` or `local-dir:…`; None is the default model, or the
             embedded one where the default cannot be had.
         pretrained: a tag or a checkpoint file.
+        model_config: a model config of one's own (JSON) in place of `model`; its weights are `pretrained`.
         templates: names or files of template sets.
         template: single templates, joined to the sets.
         context: appended to every prompt, e.g. "a type of flower".
@@ -39,12 +40,14 @@ class Options:
         image_cache: of this, the embeddings of image files.
         cache_dir: where; None is the user's cache folder.
         prompts_dir: the user's own template sets; None is the user's config folder.
+        language: of the labels, for a model whose tokenizer must be told, e.g. "zho_Hans" (NLLB-CLIP).
         quick_gelu: the activation of a checkpoint file, where it is not the architecture's usual one.
         allow_pickle: take .bin weights where there are no safetensors.
     """
 
     model: str | None = None
     pretrained: str | None = None
+    model_config: Path | None = None
     templates: Sequence[str] = ()
     template: Sequence[str] = ()
     context: str = ""
@@ -62,6 +65,7 @@ class Options:
     image_cache: bool = True
     cache_dir: Path | None = None
     prompts_dir: Path | None = None
+    language: str | None = None
     quick_gelu: bool | None = None
     allow_pickle: bool = False
 
@@ -71,8 +75,8 @@ def from_settings(settings: dict[str, Any]) -> Options:
     given = _listed(settings.pop("templates", ()))
     single = [text for text in given if any(mark in text for mark in defaults.PLACEHOLDERS)]
     sets = [text for text in given if text not in single]
-    for folder in ("cache_dir", "prompts_dir"):
-        settings[folder] = Path(settings[folder]) if settings.get(folder) else None
+    for path in ("cache_dir", "model_config", "prompts_dir"):
+        settings[path] = Path(settings[path]) if settings.get(path) else None
     return Options(templates=sets, template=single + _listed(settings.pop("template", ())), **settings)
 
 
@@ -92,8 +96,12 @@ def checked(options: Options) -> Options:
         raise UsageProblem(f"unknown engine {options.engine!r}", hint=f"--engine takes {', '.join(ENGINES)}")
     if options.by_group and options.score != "softmax":
         raise UsageProblem("--by-group adds up probabilities", hint="leave --score at softmax")
-    if options.pretrained and options.model is None:
-        raise UsageProblem("--pretrained needs the architecture", hint="name it: --model ViT-B-32 --pretrained …")
+    if options.model is not None and options.model_config is not None:
+        raise UsageProblem("--model and --model-config both name the architecture", hint="name one")
+    if options.pretrained and options.model is None and options.model_config is None:
+        from clipzs.names import architecture_hint  # looks into the file
+
+        raise UsageProblem("--pretrained needs the architecture", hint=architecture_hint(Path(options.pretrained)))
     if options.top_k is not None and options.top_k < 1:
         raise UsageProblem("--top-k must be at least 1")
     if options.batch_size < 1:

@@ -173,8 +173,8 @@ class Pipeline:
 
     def _assembled(self, fresh: Sequence[_Prepared]) -> Pixels:
         """uint8 [b, height, width, 3], in memory that every batch uses again."""
-        if self._buffer is None:
-            self._buffer = np.empty((self._size, *self._preprocess.size, 3), np.uint8)
+        if self._buffer is None or len(self._buffer) < len(fresh):
+            self._buffer = np.empty((len(fresh), *self._preprocess.size, 3), np.uint8)
         for row, one in zip(self._buffer, fresh, strict=False):
             row[...], one.pixels = one.pixels, None
         return self._buffer[: len(fresh)]

@@ -1,6 +1,5 @@
 """open_clip's own lists of architectures and weights, read without importing torch."""
 
-import difflib
 import importlib
 import importlib.util
 import json
@@ -10,14 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clipzs import catalogue
-from clipzs.errors import ModelError, UnknownModel
+from clipzs.errors import ModelError
 from clipzs.importing import without
 
 
-def model_names() -> list[str]:
+@cache
+def model_names() -> tuple[str, ...]:
     """Names of all architectures open_clip has."""
-    return sorted(path.stem for path in (open_clip_folder() / "model_configs").glob("*.json"))
+    return tuple(sorted(path.stem for path in (open_clip_folder() / "model_configs").glob("*.json")))
 
 
 @cache
@@ -39,6 +38,7 @@ def tag_table() -> dict[str, dict[str, dict[str, Any]]]:
     return table
 
 
+@cache
 def open_clip_folder() -> Path:
     """Where the installed package lies; it is found, not imported.
 
@@ -52,20 +52,7 @@ def open_clip_folder() -> Path:
 
 
 def architecture(name: str) -> dict[str, Any]:
-    """The config of a built-in architecture.
-
-    Raises:
-        UnknownModel: the message names the nearest names.
-    """
-    known = model_names()
-    if name not in known:
-        by_lower = {each.lower(): each for each in (*known, *(preset.name for preset in catalogue.PRESETS))}
-        near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
-        raise UnknownModel(
-            f"unknown model {name!r}"
-            + (f"; did you mean {', '.join(by_lower[each] for each in near)}?" if near else ""),
-            hint="`clipzs models list` shows the recommended ones, --all everything",
-        )
+    """The config of a built-in architecture, one of `model_names`."""
     text = (open_clip_folder() / "model_configs" / f"{name}.json").read_text(encoding="utf-8")
     config: dict[str, Any] = json.loads(text)
     return config

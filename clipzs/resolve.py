@@ -1,23 +1,25 @@
-"""What the user typed after --model → everything needed to load it. No torch, no building of models."""
+"""What the user typed after --model → a full description of the model. No torch, no building of models.
+
+`names` takes the words apart, `registry` and `modelconfig` read open_clip's tables and files, `families` knows
+languages and licences; here they are put together, with where each value came from.
+"""
 
 import json
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from clipzs import catalogue, defaults, hub
+from clipzs import catalogue, defaults, describing, families, hub, modelconfig, names
+from clipzs.describing import in_language
 from clipzs.errors import ModelError, ModelUnavailable, UnknownModel, UsageProblem
-from clipzs.modelspec import HF_HUB, ModelSpec
-from clipzs.preprocess import INTERPOLATIONS, RESIZE_MODES, Preprocess
+from clipzs.modelspec import HF_HUB, Licence, ModelSpec
+from clipzs.names import WEIGHT_SUFFIXES
 from clipzs.registry import architecture, tag_table
 
-__all__ = ["ModelSpec", "resolve", "resolve_default", "tag_table", "tiny"]
+__all__ = ["ModelSpec", "in_language", "resolve", "resolve_default", "tag_table", "tiny"]
 
+CHINESE = "cn-clip:"
 LOCAL_DIR = "local-dir:"
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _USUAL_NAMES = (  # of weights in a folder, best first; as open_clip looks for them
     hub.SAFETENSORS,
     "open_clip_pytorch_model.safetensors",
@@ -37,10 +39,11 @@ def resolve(
     quick_gelu: bool | None = None,
     allow_pickle: bool = False,
 ) -> ModelSpec:
-    """Find a model's config and preprocessing, and where its weights are; they are fetched when first used.
+    """Describe a model, and find where its weights are; they are fetched when first used.
 
     Args:
-        model: a preset, `tiny`, open_clip's NAME or NAME:TAG, `hf-hub:org/repo` or `local-dir:PATH`.
+        model: a preset, `tiny`, open_clip's NAME, NAME:TAG or NAME/TAG, OpenAI's name of one of its models,
+            `hf-hub:org/repo` or `local-dir:PATH`.
         pretrained: a tag, or a checkpoint file of that architecture.
         quick_gelu: the activation of a checkpoint file; tags know their own.
         allow_pickle: take .bin weights where a repository or folder has no safetensors.
@@ -53,85 +56,113 @@ def resolve(
     preset = catalogue.preset(model)
     if preset is not None:
         model = preset.model
-    for_schema = {HF_HUB: _from_hub, LOCAL_DIR: _from_folder}
-    for schema, find in for_schema.items():
-        if model.startswith(schema):
-            if pretrained:
-                raise UsageProblem(f"--pretrained does not go with {schema}…", hint="name one or the other")
-            spec = find(model.removeprefix(schema), allow_pickle)
-            return _with_quick_gelu(spec, quick_gelu)
     if model == catalogue.TINY:
         if pretrained:
             raise UsageProblem("--pretrained does not go with the built-in model", hint="name the architecture instead")
         return tiny()
-    name, tag = _split(model, pretrained)
-    if tag is not None and _clean(tag) not in tag_table().get(name, {}) and os.path.isfile(tag):
-        return _with_quick_gelu(_from_file(name, Path(tag)), quick_gelu)
-    return _with_quick_gelu(_from_tag(name, tag, allow_pickle), quick_gelu)
+    return describing.with_activation(_found(model, pretrained, quick_gelu, allow_pickle), quick_gelu)
+
+
+def _found(model: str, pretrained: str | None, quick_gelu: bool | None, allow_pickle: bool) -> ModelSpec:
+    if model.startswith(CHINESE):
+        from clipzs import chinese  # not needed for any other model
+
+        return chinese.spec(model.removeprefix(CHINESE), pretrained, allow_pickle=allow_pickle)
+    for schema, find in ((HF_HUB, _from_hub), (LOCAL_DIR, _from_folder)):
+        if model.startswith(schema):
+            if pretrained:
+                raise UsageProblem(f"--pretrained does not go with {schema}…", hint="name one or the other")
+            return find(model.removeprefix(schema), allow_pickle)
+    name, tag = names.parsed(model, pretrained)
+    if tag is not None and names.known_tag(name, tag) is None and os.path.isfile(tag):
+        if quick_gelu is None:
+            describing.ask_for_activation(name, Path(tag))
+        return _from_file(name, Path(tag))
+    return _from_tag(name, tag, allow_pickle)
+
+
+def resolve_config(config: Path, pretrained: str | None, *, quick_gelu: bool | None = None) -> ModelSpec:
+    """Describe a model by a config file of the user's own.
+
+    Args:
+        config: an architecture as in open_clip's model_configs, or an open_clip_config.json.
+        pretrained: its checkpoint file.
+        quick_gelu: its activation, where the config is wrong.
+
+    Raises:
+        UsageProblem: no checkpoint file is named.
+        UnknownModel: a file that is not there.
+        ModelError: the config is none of open_clip's formats.
+    """
+    if not pretrained:
+        raise UsageProblem("--model-config needs the weights too", hint="name their file: --pretrained FILE")
+    description, preprocess = modelconfig.of_user(config)
+    if not os.path.isfile(pretrained):
+        raise UnknownModel(f"no such weights file: {pretrained}", hint="--model-config takes weights from a file")
+    said = describing.sources(str(config), weights="--pretrained", preprocessing=str(config))
+    if preprocess is None:
+        preprocess, said["preprocessing"] = describing.usual_preprocess(description)
+    beside = hub.cached_tokenizer(str(config.parent))
+    if beside and description["text_cfg"].get("hf_tokenizer_name"):
+        said["tokenizer"] = f"the folder {beside}"
+    spec = ModelSpec(
+        f"{config.stem}:{Path(pretrained).name}",
+        description,
+        preprocess,
+        file=Path(pretrained).resolve(),
+        tokenizer_dir=beside,
+        sources=said,
+    )
+    return describing.with_activation(describing.guessed(spec), quick_gelu)
 
 
 def tiny() -> ModelSpec:
     """The embedded model: whatever config and weights lie in clipzs/tiny."""
     folder = Path(__file__).parent / "tiny"
     config = json.loads((folder / "clipzs-tiny.json").read_text(encoding="utf-8"))
+    licence = Licence("CC BY-NC 4.0", commercial=False, source="the LICENSE beside the weights")
     return ModelSpec(
         name=catalogue.TINY,
         config=config,
-        preprocess=_preprocess({}, config),
+        preprocess=modelconfig.preprocessing({}, config),
         file=folder / "clipzs-tiny.safetensors",
+        languages=families.ENGLISH,
+        licence=licence,
+        sources=describing.sources(
+            "clipzs-tiny.json",
+            weights="comes with clipzs",
+            preprocessing=describing.DEFAULTS,
+            languages="its model card",
+            licence=licence.source,
+        ),
+        family="clipzs' own",
     )
-
-
-def _split(model: str, pretrained: str | None) -> tuple[str, str | None]:
-    """NAME:TAG taken apart; open_clip writes names with a dash where others write a slash."""
-    name, colon, tag = model.partition(":")
-    if colon and pretrained and tag != pretrained:
-        raise UsageProblem(f"two sets of weights named: {tag} and {pretrained}", hint="name one")
-    return name.replace("/", "-"), pretrained or (tag if colon else None)
-
-
-def _clean(tag: str) -> str:
-    """A tag as open_clip looks it up."""
-    return tag.lower().replace("-", "_")
 
 
 def _from_tag(name: str, tag: str | None, allow_pickle: bool) -> ModelSpec:
-    config, tags = architecture(name), tag_table().get(name, {})
-    if tag is None:
-        tag = _only_tag(name, list(tags))
-    tag = _clean(tag) if _clean(tag) in tags else tag
-    if tag not in tags:
-        if Path(tag).suffix in WEIGHT_SUFFIXES or "/" in tag:
-            raise UnknownModel(f"no such weights file: {tag}", hint=f"or name a tag of {name}: {', '.join(tags)}")
-        raise UnknownModel(f"{name} has no weights {tag!r}", hint=f"its tags are: {', '.join(tags) or 'none'}")
-    facts = tags[tag]
+    tag = tag if tag is not None else names.only_tag(name)
+    own = names.known_tag(name, tag)
+    if own is None:
+        raise names.unknown_tag(name, tag)
+    config, facts = architecture(name), tag_table()[name][own]
     repo, _, filename = facts.get("hf_hub", "").rpartition("/")
     if not repo:
-        raise ModelError(f"{name}:{tag} is not on the Hugging Face hub", hint="download it, then --pretrained FILE")
+        raise ModelError(f"{name}:{own} is not on the Hugging Face hub", hint="download it, then --pretrained FILE")
+    said = describing.sources(f"open_clip's {name}.json", weights=describing.TABLE, preprocessing=describing.TABLE)
     # A tag's activation is part of its weights: open_clip builds the wrong one unless told, and only warns.
     # It is never switched off: one config (roberta-ViT-B-32) is right where its tag says nothing.
-    config = {**config, **({"quick_gelu": True} if facts.get("quick_gelu") else {})}
-    return ModelSpec(
-        f"{name}:{tag}",
+    if facts.get("quick_gelu") and not config.get("quick_gelu"):
+        config, said["activation"] = {**config, "quick_gelu": True}, describing.TABLE
+    spec = ModelSpec(
+        f"{name}:{own}",
         config,
-        _preprocess(facts, config),
+        modelconfig.preprocessing(facts, config),
         repo=repo,
         filename=filename or None,
         allow_pickle=allow_pickle,
+        sources=said,
     )
-
-
-def _only_tag(name: str, tags: list[str]) -> str:
-    preset = next((each.model for each in catalogue.PRESETS if each.model.split(":")[0] == name), None)
-    if preset is not None:
-        return preset.split(":")[1]
-    if len(tags) == 1:
-        return tags[0]
-    if not tags:
-        raise UnknownModel(f"{name} has no published weights", hint="name a checkpoint: --pretrained FILE")
-    raise UnknownModel(
-        f"{name} has several sets of weights", hint=f"name one: {name}:{tags[0]}; also {', '.join(tags[1:])}"
-    )
+    return describing.known(spec, families.of_weights(name, own))
 
 
 def _from_file(name: str, path: Path) -> ModelSpec:
@@ -140,21 +171,39 @@ def _from_file(name: str, path: Path) -> ModelSpec:
     open_clip itself would fall back to OpenAI's preprocessing whatever the architecture.
     """
     config = architecture(name)
-    variants = [_preprocess(facts, config) for facts in tag_table().get(name, {}).values()]
-    preprocess = Counter(variants).most_common(1)[0][0] if variants else _preprocess({}, config)
-    return ModelSpec(f"{name}:{path.name}", config, preprocess, file=path.resolve())
+    preprocess, source = describing.common_preprocess(name, config)
+    spec = ModelSpec(
+        f"{name}:{path.name}",
+        config,
+        preprocess,
+        file=path.resolve(),
+        sources=describing.sources(f"open_clip's {name}.json", weights="--pretrained", preprocessing=source),
+    )
+    family = families.of_architecture(name)
+    return describing.guessed(replace(spec, family=family.name if family else ""))
 
 
 def _from_hub(repo: str, allow_pickle: bool) -> ModelSpec:
-    config, preprocess = _read_config(hub.fetched(repo, hub.CONFIG), f"{HF_HUB}{repo}")
-    return ModelSpec(f"{HF_HUB}{repo}", config, preprocess, repo=repo, allow_pickle=allow_pickle)
+    config, preprocess = modelconfig.of_model(hub.fetched(repo, hub.CONFIG), f"{HF_HUB}{repo}")
+    said = f"the repository's {hub.CONFIG}"
+    spec = ModelSpec(
+        f"{HF_HUB}{repo}",
+        config,
+        preprocess or modelconfig.preprocessing({}, config),
+        repo=repo,
+        allow_pickle=allow_pickle,
+        sources=describing.sources(said, weights="the name", preprocessing=said if preprocess else describing.DEFAULTS),
+    )
+    pairs = ((name, tag, facts) for name, tags in tag_table().items() for tag, facts in tags.items())
+    pair = next(((name, tag) for name, tag, facts in pairs if facts.get("hf_hub", "").rpartition("/")[0] == repo), None)
+    return describing.known(spec, families.of_weights(*pair)) if pair else describing.guessed(spec)
 
 
 def _from_folder(folder: str, allow_pickle: bool) -> ModelSpec:
     path = Path(os.path.expanduser(folder))
     if not folder or not os.path.isdir(path):
         raise UnknownModel(f"no such folder: {folder}", hint="local-dir: takes a folder with open_clip_config.json")
-    config, preprocess = _read_config(path / hub.CONFIG, f"{LOCAL_DIR}{folder}")
+    config, preprocess = modelconfig.of_model(path / hub.CONFIG, f"{LOCAL_DIR}{folder}")
     suffixes = WEIGHT_SUFFIXES if allow_pickle else WEIGHT_SUFFIXES[:1]
     found = sorted(file for file in path.iterdir() if file.suffix in suffixes)
     weights = min(found, key=_preference, default=None)
@@ -164,63 +213,26 @@ def _from_folder(folder: str, allow_pickle: bool) -> ModelSpec:
             f"{folder} has no weights as safetensors",
             hint=f"--allow-pickle takes {others[0]} (read weights-only)" if others else "put *.safetensors there",
         )
-    return ModelSpec(f"{LOCAL_DIR}{folder}", config, preprocess, file=weights.resolve(), tokenizer_dir=path)
+    said = f"the folder's {hub.CONFIG}"
+    spec = ModelSpec(
+        f"{LOCAL_DIR}{folder}",
+        config,
+        preprocess or modelconfig.preprocessing({}, config),
+        file=weights.resolve(),
+        tokenizer_dir=path,
+        sources=describing.sources(
+            said,
+            weights="the folder",
+            tokenizer="the folder" if config["text_cfg"].get("hf_tokenizer_name") else said,
+            preprocessing=said if preprocess else describing.DEFAULTS,
+        ),
+    )
+    return describing.guessed(spec)
 
 
 def _preference(file: Path) -> tuple[bool, int]:
     usual = _USUAL_NAMES.index(file.name) if file.name in _USUAL_NAMES else len(_USUAL_NAMES)
     return (file.suffix != WEIGHT_SUFFIXES[0], usual)
-
-
-def _read_config(path: Path, name: str) -> tuple[dict[str, Any], Preprocess]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{name} has no {hub.CONFIG}", hint="it is not an open_clip model") from error
-    except ValueError as error:
-        raise ModelError(f"{name}: {hub.CONFIG} is not valid JSON") from error
-    config = data.get("model_cfg") if isinstance(data, dict) else None
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
-        raise ModelError(f"{name}: {hub.CONFIG} lacks model_cfg", hint="it is not an open_clip model")
-    try:
-        preprocess = _preprocess(data.get("preprocess_cfg") or {}, config)
-        _ = int(config["embed_dim"]), int(config["text_cfg"].get("context_length", 1))
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
-        raise ModelError(
-            f"{name}: {hub.CONFIG} makes no sense: {error}", hint="it is not an open_clip model"
-        ) from error
-    return config, preprocess
-
-
-def _preprocess(facts: Mapping[str, Any], config: Mapping[str, Any]) -> Preprocess:
-    """open_clip's defaults, with what `facts` say; the size is always the architecture's."""
-    usual, size = Preprocess(), config["vision_cfg"].get("image_size", 224)
-    height, width = (size, size) if isinstance(size, (int, float, str)) else size
-    interpolation = facts.get("interpolation") or usual.interpolation
-    preprocess = Preprocess(
-        size=(int(height), int(width)),
-        mean=_per_channel(facts.get("mean") or usual.mean),
-        std=_per_channel(facts.get("std") or usual.std),
-        interpolation="bicubic" if interpolation == "random" else interpolation,  # "random" is for training only
-        resize_mode=facts.get("resize_mode") or usual.resize_mode,
-        fill_color=int(facts.get("fill_color") or 0),
-    )
-    if preprocess.interpolation not in INTERPOLATIONS or preprocess.resize_mode not in RESIZE_MODES:
-        raise ModelError(
-            f"unknown preprocessing: {preprocess.interpolation}, {preprocess.resize_mode}",
-            hint=f"interpolation is one of {', '.join(INTERPOLATIONS)}; resize_mode of {', '.join(RESIZE_MODES)}",
-        )
-    return preprocess
-
-
-def _per_channel(value: float | Sequence[float]) -> tuple[float, ...]:
-    channels = (value,) * 3 if isinstance(value, (int, float)) else tuple(value)
-    red, green, blue = (float(channel) for channel in channels)
-    return red, green, blue
-
-
-def _with_quick_gelu(spec: ModelSpec, quick_gelu: bool | None) -> ModelSpec:
-    return spec if quick_gelu is None else replace(spec, config={**spec.config, "quick_gelu": quick_gelu})
 
 
 def resolve_default() -> tuple[ModelSpec, str | None]:

@@ -1,11 +1,15 @@
-"""A model's own tokenizer: the byte pairs of CLIP, or one of the transformers package.
+"""A model's own tokenizer: the byte pairs of CLIP, BERT's word pieces, or one of the transformers package.
 
 Either can be stored as a description, from which later runs restore it without torch, transformers or open_clip.
 """
 
+import difflib
 import logging
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +18,11 @@ from clipzs import hub
 from clipzs.backend import INSTALL, BackendSettings, BackendTokenizer
 from clipzs.bpe import CLEAN, BpeTokenizer
 from clipzs.checkpoint import short
+from clipzs.chinese import ChineseClip
 from clipzs.encoder import Tokens
-from clipzs.errors import ModelError, ModelUnavailable
+from clipzs.errors import ModelError, ModelUnavailable, UsageProblem
 from clipzs.modelspec import ModelSpec
+from clipzs.wordpiece import wordpiece_tokenizer
 
 # A description is given out only if it leads to the same ids for all of these.
 _CHECKS = (
@@ -27,6 +33,8 @@ _CHECKS = (
     "😀 👩‍👩‍👧 🇩🇪", "a\u200bb\u00adc\ufeffd", "a\u00a0b\u3000c", "&amp;lt; &eacute; &#x1F600;", "<b>bold</b>",
     "▁ _ ## @@", "𝒳 𐍈 ﷽ ½ ² Ⅷ", "<s> [CLS] x</s> <pad> <unk> [SEP] [PAD] [UNK] [MASK] <mask> <eos> <bos>",
 )  # fmt: skip
+# Words that a tokenizer of any language tells apart, at least those of one row.
+_DIFFERENT = (("cat", "dog"), ("1", "2"), ("猫", "狗"))
 
 
 class TextTokenizer(Protocol):
@@ -45,14 +53,20 @@ def tokenizer_for(spec: ModelSpec) -> TextTokenizer:
     Raises:
         ModelUnavailable: it is neither on this machine nor downloadable.
         ModelError: it needs a package that is missing, or its settings make no sense.
+        UsageProblem: it is to be told a language that it does not know.
     """
+    if isinstance(spec, ChineseClip):
+        return wordpiece_tokenizer(spec)
     text = spec.config["text_cfg"]
     options = {"context_length": spec.context_length, **(text.get("tokenizer_kwargs") or {})}
     try:
         if not text.get("hf_tokenizer_name"):
             return BpeTokenizer(**options)
+        language = options.pop("language", None)
         with transformers_problems(spec):
             own = _of_transformers(spec, {"tokenizer_mode": text.get("tokenizer_mode"), **options})
+        if language is not None:
+            _speak(own, language, spec.name)
         return TransformersTokenizer(own, spec.name, clean=options.get("clean", "whitespace"))
     except (TypeError, ValueError, AssertionError) as error:
         raise ModelError(f"{spec.name}: its tokenizer_kwargs make no sense: {short(error)}") from error
@@ -131,19 +145,52 @@ class TransformersTokenizer:
 
 
 def _of_transformers(spec: ModelSpec, options: dict[str, Any]) -> Any:
-    """From the model's folder or the local hub cache; from the network only when it is not there."""
-    from huggingface_hub import constants
+    """From the model's folder or the local hub cache; what is not there is downloaded first."""
+    folder = hub.cached_tokenizer(spec.tokenizer)
+    if folder is not None:
+        try:
+            return _from_folder(folder, options)
+        except (ImportError, TypeError, AssertionError):
+            raise
+        except Exception:  # transformers raises anything for a file it does not find
+            if os.path.isdir(spec.tokenizer):
+                raise
+    return _from_folder(hub.tokenizer(spec.tokenizer), options)
+
+
+def _from_folder(folder: Path, options: dict[str, Any]) -> Any:
+    """open_clip's `HFTokenizer`. By the name of a repository in place of a folder, transformers would ask the network.
+
+    Raises:
+        ModelError: without its vocabulary transformers makes one that takes every word for unknown, and says nothing.
+    """
     from open_clip.tokenizer import HFTokenizer
 
-    try:
-        return HFTokenizer(spec.tokenizer, cache_dir=constants.HF_HUB_CACHE, local_files_only=True, **options)
-    except (ImportError, TypeError, AssertionError):
-        raise
-    except Exception:  # transformers raises anything for a file it does not find
-        if spec.tokenizer_dir is not None:
-            raise
-    hub.require_network(spec.tokenizer, "tokenizer_config.json")
-    return HFTokenizer(spec.tokenizer, cache_dir=constants.HF_HUB_CACHE, **options)
+    own = HFTokenizer(str(folder), **options)
+    if all(len({str(ids) for ids in own.tokenizer(list(words)).input_ids}) == 1 for words in _DIFFERENT):
+        raise ModelError(
+            f"the tokenizer in {folder} takes all words for the same", hint="its vocabulary is missing or damaged"
+        )
+    return own
+
+
+def _speak(own: Any, language: str, name: str) -> None:
+    """Tell a tokenizer the language of its texts.
+
+    open_clip's own `set_language` takes any word and changes nothing: transformers goes back to `src_lang` each time.
+    """
+    codes = [token for token in own.tokenizer.all_special_tokens if re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", token)]
+    if not codes or not hasattr(own.tokenizer, "src_lang"):
+        raise UsageProblem(f"the tokenizer of {name} needs no --language", hint="it is for NLLB-CLIP; leave it out")
+    if language not in codes:
+        near = difflib.get_close_matches(language, codes, n=3, cutoff=0.3)
+        raise UsageProblem(
+            f"{name} knows no language {language!r}; did you mean {', '.join(near)}?"
+            if near
+            else f"{name} knows no language {language!r}",
+            hint="languages are written as in NLLB: zho_Hans, fra_Latn, deu_Latn, jpn_Jpan, arb_Arab …",
+        )
+    own.tokenizer.src_lang = language
 
 
 @contextmanager

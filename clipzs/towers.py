@@ -10,16 +10,19 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipzs import hub
 from clipzs.checkpoint import Checkpoint, short
 from clipzs.devices import chosen_device, chosen_precision, dtype
-from clipzs.encoder import Pixels, Tokens, trimmed
+from clipzs.encoder import Pixels, TextEnd, Tokens, trimmed
 from clipzs.errors import ModelError
-from clipzs.filling import filled, unfilled
+from clipzs.filling import Difference, Mismatch, difference, filled, unfilled
+from clipzs.lookalike import looking_like
+from clipzs.memory import OutOfMemory, ran_out
 from clipzs.modelspec import ModelSpec
 from clipzs.preprocess import Preprocess
 from clipzs.score import Array
@@ -34,6 +37,11 @@ log = logging.getLogger("clipzs")
 
 _PLAIN_TEXT_KEYS = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
 _IMAGE_PREFIX, _TEXT_PREFIX = "visual.", "text."
+_BESIDES = (  # what a checkpoint may hold besides its towers: CoCa's decoder, and facts in OpenAI's own files
+    "logit_scale", "logit_bias", "text_decoder.", "input_resolution", "context_length", "vocab_size",
+)  # fmt: skip
+# Of open_clip's ways to read the answer of a transformers model, those that padding has no part in.
+_MASKED_POOLERS = ("ClsPooler", "ClsLastHiddenStatePooler", "MeanPooler")
 _POSITION_IDS = "transformer.embeddings.position_ids"  # no longer saved by transformers since 4.31
 
 
@@ -45,6 +53,7 @@ class OpenClipEncoder:
     """
 
     engine = "torch"
+    known: tuple[str, ...] = (_IMAGE_PREFIX, _TEXT_PREFIX, *_PLAIN_TEXT_KEYS, *_BESIDES)  # what tensors begin with
 
     def __init__(
         self, spec: ModelSpec, *, device: str = "auto", precision: str = "auto", torch_compile: bool = False
@@ -100,7 +109,8 @@ class OpenClipEncoder:
         """Token ids → float32 [n, d], rows of length 1."""
         import torch
 
-        with torch.inference_mode(), _enough_memory():
+        _ = self._text  # loaded before, so that it is not taken for too large a batch
+        with torch.inference_mode(), self._computing():
             ids = torch.from_numpy(trimmed(tokens.ids, self.text_end)).to(self.device)
             return _array(self.text_features(ids))
 
@@ -108,7 +118,8 @@ class OpenClipEncoder:
         """uint8 [b, height, width, 3] → float32 [b, d], rows of length 1."""
         import torch
 
-        with torch.inference_mode(), _enough_memory():
+        _ = self._visual
+        with torch.inference_mode(), self._computing():
             return _array(self.image_features(torch.from_numpy(pixels).to(self.device)))
 
     def expect_images(self) -> None:
@@ -121,7 +132,7 @@ class OpenClipEncoder:
     def text_features(self, ids: "torch.Tensor") -> "torch.Tensor":
         """int64 [n, length] → float32 [n, d], rows of length 1; the length may be cut as `text_end` allows."""
         tower = self._text
-        if self.text_end is None:
+        if self.text_end is None or self.text_end.how == "padding":
             return _unit(self._computed(tower, ids))
         mask, length = tower.attn_mask, ids.shape[1]
         tower.attn_mask = mask[:length, :length]
@@ -141,19 +152,51 @@ class OpenClipEncoder:
         wanted = dtype(self.precision)
         if wanted == torch.float32:
             return tower(given)
-        if self.device.startswith("cuda"):
-            with torch.autocast("cuda", dtype=wanted):
+        if self.device != "cpu":
+            with torch.autocast(self.device.partition(":")[0], dtype=wanted):
                 return tower(given)
         return tower(given.to(wanted) if given.is_floating_point() else given)
 
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Turn what torch says of its own troubles into a line for people.
+
+        Raises:
+            OutOfMemory: for what is computed at once.
+            ModelError: the device lacks an operation, its driver is broken, and the like.
+        """
+        try:
+            with self._exactly():
+                yield
+        except (RuntimeError, MemoryError) as error:
+            if ran_out(error):
+                raise OutOfMemory(self.device) from error
+            raise ModelError(
+                f"{self.spec.name} fails on the device {self.device}: {short(error)}",
+                hint=None if self.device == "cpu" else "use --device cpu",
+            ) from error
+
+    def _exactly(self) -> AbstractContextManager[None]:
+        """Keep cuDNN from giving convolutions in fp32 10 bits of mantissa, as it does if left to itself."""
+        if self.precision != "fp32" or not self.device.startswith("cuda"):
+            return nullcontext()
+        from torch.backends import cudnn
+
+        chosen = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+        return cudnn.flags(**chosen, allow_tf32=False)
+
     @cached_property
-    def text_end(self) -> str | int | None:
+    def text_end(self) -> TextEnd | None:
         """How the text tower finds the end of a text, if nothing after it matters; see `trimmed`."""
-        pool = getattr(self._text, "pool_type", None)
-        causal = getattr(self._text, "attn_mask", None) is not None and getattr(self._text, "cls_emb", None) is None
+        tower = self._text
+        if type(tower).__name__ == "HFTextEncoder":  # by name: other towers come without open_clip
+            masked = type(tower.pooler).__name__ in _MASKED_POOLERS
+            return TextEnd("padding", int(tower.config.pad_token_id)) if masked else None
+        pool = getattr(tower, "pool_type", None)
+        causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
         if not causal or pool not in ("argmax", "eos"):
             return None
-        return "argmax" if pool == "argmax" else int(self._text.eos_id)
+        return TextEnd("largest") if pool == "argmax" else TextEnd("first", int(tower.eos_id))
 
     @cached_property
     def _visual(self) -> Any:
@@ -175,14 +218,19 @@ class OpenClipEncoder:
     def _text(self) -> Any:
         from open_clip.model import _build_text_tower
 
-        text = {**self.spec.config["text_cfg"]}
-        if "hf_model_name" in text:
-            text["hf_model_pretrained"] = False
+        text = self._text_config()
         return self._tower(
             lambda: _build_text_tower(self.spec.config["embed_dim"], text, self._quick_gelu),
             self._text_state,
             _text_of,
         )
+
+    def _text_config(self) -> dict[str, Any]:
+        """As open_clip takes it, a model of transformers by its folder: by its name the network would be asked."""
+        text = {**self.spec.config["text_cfg"]}
+        if text.get("hf_model_name"):
+            text |= {"hf_model_name": str(hub.text_config(text["hf_model_name"])), "hf_model_pretrained": False}
+        return text
 
     @property
     def _quick_gelu(self) -> bool:
@@ -209,38 +257,63 @@ class OpenClipEncoder:
         import torch
 
         quieten()
-        weights = state()  # first, so that a damaged file is told from one that does not fit
-        try:
-            tower = filled(unfilled(build), weights)
-        except MemoryError:
-            raise
-        except Exception as direct:
-            log.debug("%s: loading one tower failed (%s); loading the whole model", self.spec.name, short(direct))
-            tower = part(self._whole_model(direct))
-        with _enough_memory():
+        with _loading(self.spec, self.device):
+            weights = state()  # first, so that a damaged file is told from one that does not fit
+            try:
+                if strange := self._checkpoint.tensors(lambda key: not key.startswith(self.known)):
+                    raise Mismatch(str(difference({}, strange)))  # an adapter would be left out without a word
+                tower = filled(unfilled(build), weights)
+            except Exception as direct:
+                if ran_out(direct):
+                    raise
+                log.debug("%s: loading one tower failed (%s); loading the whole model", self.spec.name, short(direct))
+                tower = part(self._whole_model(direct))
             tower = tower.eval().requires_grad_(False)
-            if not self.device.startswith("cuda"):
-                return tower.to(self.device, dtype(self.precision))
-            return tower.to(self.device).to(memory_format=torch.channels_last)
+            if self.device == "cpu":
+                return tower.to(dtype(self.precision))
+            form = torch.channels_last if self.device.startswith("cuda") else torch.preserve_format
+            return tower.to(self.device).to(memory_format=form)
 
     def _whole_model(self, direct: Exception) -> Any:
         import open_clip
 
         with tempfile.TemporaryDirectory() as folder, transformers_problems(self.spec):
             config = Path(folder) / "open_clip_config.json"
-            config.write_text(json.dumps({"model_cfg": dict(self.spec.config)}, default=list))
+            model_config = {**self.spec.config, "text_cfg": self._text_config()}
+            config.write_text(json.dumps({"model_cfg": model_config}, default=list))
+            model = None
             try:
                 model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False)
                 open_clip.load_checkpoint(model, str(self.spec.weights), weights_only=True)
-                return model
             except (ImportError, OSError):
                 raise
             except Exception as error:
-                cause = direct if isinstance(error, (StopIteration, AssertionError)) else error
-                raise ModelError(
-                    f"the weights {self.spec.weights} cannot be loaded as {self.spec.name}: {short(cause)}",
-                    hint="do they belong to this architecture? `clipzs models show` tells what is expected",
-                ) from error
+                if ran_out(error):
+                    raise
+                raise self._misfit(error if model is None else str(self._difference(model)) or direct) from error
+            if resized := self._difference(model).resized:
+                log.warning("the weights %s are for other sizes and were adapted: %s", self.spec.weights, resized[0])
+            return model
+
+    def _difference(self, model: "torch.nn.Module") -> Difference:
+        """What tells the tensors of a whole model from those of the checkpoint, whichever way they name its text."""
+        found = self._checkpoint.tensors(lambda _: True)
+        wanted = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("logit_")}
+        named = any(key.startswith(_TEXT_PREFIX) for key in found)
+        return difference(
+            {key if named else key.removeprefix(_TEXT_PREFIX): tensor for key, tensor in wanted.items()},
+            {key: tensor for key, tensor in found.items() if not key.startswith("logit_")},
+        )
+
+    def _misfit(self, cause: object) -> ModelError:
+        """The failure of weights that do not fit, with the architectures whose weights they look like."""
+        shapes = {key: [*tensor.shape] for key, tensor in self._checkpoint.tensors(lambda _: True).items()}
+        alike = [name for name in looking_like(shapes) if not self.spec.name.startswith(f"{name}:")]
+        looks = f"they look like weights of {' or '.join(alike[:3])}: --model {alike[0]}" if alike else ""
+        return ModelError(
+            f"the weights {self.spec.weights} do not fit {self.spec.name}: {short(cause)}",
+            hint=looks or "do they belong to this architecture? `clipzs models show` tells what is expected",
+        )
 
     def _reparameterised(self, tower: Any) -> Any:
         """FastViT towers (MobileCLIP) fold their training branches into one: the same function, faster."""
@@ -291,11 +364,14 @@ def _array(features: "torch.Tensor") -> Array:
 
 
 @contextmanager
-def _enough_memory() -> Iterator[None]:
-    """Turn a GPU that is full into a line that says what to do."""
-    import torch
-
+def _loading(spec: ModelSpec, device: str) -> Iterator[None]:
+    """Turn memory that ends while a tower is loaded into a line that says so."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise ModelError("the GPU has not enough memory", hint="lower --batch-size, or use --device cpu") from error
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise ModelError(
+            f"the weights of {spec.name} do not fit into the memory of the device {device}",
+            hint=OutOfMemory(device).hint,
+        ) from error

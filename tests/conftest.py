@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fakehub
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -54,6 +55,41 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of compiled models in a cache of the test's own."""
     monkeypatch.setenv("CLIPZS_CACHE_DIR", str(tmp_path / "own"))
     return tmp_path / "own" / "compiled"
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let the hub's client use a network whose hub is at the given address."""
+    import huggingface_hub
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+    def at(url: str) -> None:
+        template = url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+
+    return at
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[fakehub.Reply], fakehub.Server]]:
+    """Start a hub that does with each request what it is told."""
+    running = []
+
+    def start(reply: fakehub.Reply) -> fakehub.Server:
+        running.append(fakehub.Server(reply))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture

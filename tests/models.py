@@ -96,6 +96,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
 }
+LEAST_SPREAD = 0.05  # of weights that some architectures initialise to almost nothing
 SQUASHED = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bilinear", "resize_mode": "squash"}
 
 
@@ -117,16 +118,20 @@ def write_config(folder: Path, config: dict[str, Any], preprocess: dict[str, Any
     (folder / "open_clip_config.json").write_text(json.dumps(data), encoding="utf-8")
 
 
-def random_state(name: str) -> dict[str, torch.Tensor]:
+def random_state(name: str, *, largest: float = math.inf) -> dict[str, torch.Tensor]:
     """Weights for an architecture, drawn so that images and texts differ widely and nothing is at its initial value.
 
     The statistics of BatchNorm and every bias are random too: one that is not loaded shows.
+
+    Args:
+        name: as open_clip takes it.
+        largest: tensors of more numbers stay as they were initialised, which is random already.
     """
     torch.manual_seed(sum(name.rpartition("/")[2].encode()))
     model = open_clip.create_model(name, pretrained_text=False)
     state = {key: value.clone().contiguous() for key, value in model.state_dict().items()}
     for key, value in state.items():
-        if not value.is_floating_point():
+        if not value.is_floating_point() or value.numel() > largest:
             continue
         if key.endswith("running_var"):
             value.uniform_(0.5, 1.5)
@@ -137,7 +142,7 @@ def random_state(name: str) -> dict[str, torch.Tensor]:
         elif value.ndim < 2 or "gamma" in key:
             value.add_(torch.randn_like(value) * 0.2)
         else:
-            value.add_(torch.randn_like(value) * value.std())
+            value.add_(torch.randn_like(value) * max(float(value.std()), LEAST_SPREAD))
     return state
 
 

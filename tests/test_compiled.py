@@ -20,7 +20,7 @@ from test_parity import PHOTOS, assert_same, clipzs_scores, open_clip_scores
 
 from clipzs import Classifier
 from clipzs.compiled import MANIFEST, CompiledModel, available
-from clipzs.encoder import trimmed
+from clipzs.encoder import TextEnd, trimmed
 from clipzs.resolve import resolve
 
 pytestmark = pytest.mark.skipif(not available(), reason="there is no OpenVINO for this platform")
@@ -260,7 +260,7 @@ def test_from_python_a_model_is_compiled_when_asked(cat, compiled):
 
 @given(
     rows=st.lists(st.lists(st.integers(1, 400), max_size=9), min_size=1, max_size=5),
-    end=st.sampled_from(["argmax", 999]),
+    end=st.sampled_from([TextEnd("largest"), TextEnd("first", 999), TextEnd("padding", 0)]),
 )
 def test_no_row_is_cut_before_its_end_token(rows, end):
     ids = np.zeros((len(rows), 12), np.int64)

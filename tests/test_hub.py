@@ -1,23 +1,19 @@
 """Weights from the local hub cache, and what happens without it and without a network."""
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import huggingface_hub
 import models
 import open_clip
 import pytest
 import torch
+from fakehub import COMMIT, Repositories, Server, answer, lay_out, model_files
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -33,7 +29,6 @@ def by_torch(monkeypatch):
     monkeypatch.setenv("CLIPZS_ENGINE", "torch")
 
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SEVERAL_SECONDS = 5.0
 
 
@@ -41,41 +36,6 @@ SEVERAL_SECONDS = 5.0
 def cache(tmp_path: Path) -> Path:
     """The hub cache that `isolated` has named."""
     return tmp_path / "hub"
-
-
-@pytest.fixture
-def online(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let the hub's client use a network whose hub is at the given address."""
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-
-    def at(url: str) -> None:
-        template = url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setenv("HF_ENDPOINT", url)
-        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-
-    return at
-
-
-def lay_out(cache: Path, repo: str, files: dict[str, Path]) -> None:
-    """Files as the hub's client leaves them: content by hash, names as links to it."""
-    place = cache / f"models--{repo.replace('/', '--')}"
-    snapshot = place / "snapshots" / COMMIT
-    for part in (snapshot, place / "blobs", place / "refs"):
-        part.mkdir(parents=True, exist_ok=True)
-    (place / "refs" / "main").write_text(COMMIT)
-    for name, source in files.items():
-        blob = place / "blobs" / hashlib.sha256(source.read_bytes()).hexdigest()
-        shutil.copy(source, blob)
-        (snapshot / name).symlink_to(os.path.relpath(blob, snapshot))
-
-
-def hub_model(folder: Path) -> dict[str, Path]:
-    return {name: folder / name for name in ("open_clip_config.json", "open_clip_model.safetensors")}
 
 
 def lay_out_words(cache: Path, place: Path) -> None:
@@ -97,7 +57,7 @@ def classify(run, photo: Path, *options: object) -> dict:
 
 
 def test_a_cached_repository_works_offline_and_scores_as_the_same_files_in_a_folder(run, cat, folder, cache):
-    lay_out(cache, "someone/small-clip", hub_model(folder("vit")))
+    lay_out(cache, "someone/small-clip", model_files(folder("vit")))
     ours = classify(run, cat, "--model", "hf-hub:someone/small-clip")
     theirs = classify(run, cat, "--model", f"local-dir:{folder('vit')}")
     assert ours["model"] == "hf-hub:someone/small-clip"
@@ -106,7 +66,7 @@ def test_a_cached_repository_works_offline_and_scores_as_the_same_files_in_a_fol
 
 def test_a_cached_repository_is_used_without_asking_the_network(run, cat, folder, cache, online, silent_hub):
     online(silent_hub.url)
-    lay_out(cache, "someone/small-clip", hub_model(folder("vit")))
+    lay_out(cache, "someone/small-clip", model_files(folder("vit")))
     assert classify(run, cat, "--model", "hf-hub:someone/small-clip")["error"] is None
     assert silent_hub.knocks == 0
 
@@ -142,17 +102,14 @@ def test_the_default_is_used_without_a_network_once_it_is_cached(cache, tmp_path
     assert spec.weights.read_bytes() == b"stands for 605 MB"
 
 
-def test_models_list_says_what_is_cached(run, cache, tmp_path):
+def test_models_list_says_what_is_cached_and_how_large(run, cache, tmp_path):
     weights = tmp_path / "weights.safetensors"
-    weights.write_bytes(b"x")
+    weights.write_bytes(b"x" * 12_300_000)
     repo = open_clip.get_pretrained_cfg("PE-Core-B-16", "meta")["hf_hub"].rstrip("/")
     lay_out(cache, repo, {"open_clip_model.safetensors": weights})
     here = {line.split("\t")[0]: line.split("\t")[5] for line in run("models", "list").stdout.splitlines()}
-    assert here == {"tiny": "yes", "fast": "no", "balanced": "yes", "best": "no", "multilingual": "no"}
-    pulled = run("models", "pull", "balanced")
-    assert pulled.exit_code == 0
-    assert Path(pulled.stdout.strip()).read_bytes() == b"x"
-    assert "licence Apache-2.0" in pulled.stderr
+    assert here.pop("tiny").endswith(" MB")
+    assert here == {"fast": "no", "balanced": "12 MB", "best": "no", "multilingual": "no"}
 
 
 def test_pickled_weights_of_a_cached_repository_are_taken_only_when_allowed(run, cat, folder, cache, tmp_path):
@@ -180,7 +137,7 @@ def test_no_tag_of_any_model_takes_a_pickle_unless_it_is_allowed():
 def test_a_cached_tokenizer_is_used_without_asking_the_network(run, cat, folder, cache, online, silent_hub):
     online(silent_hub.url)
     place = folder("transformers-tokenizer")
-    lay_out(cache, "someone/small-siglip", hub_model(place))
+    lay_out(cache, "someone/small-siglip", model_files(place))
     lay_out_words(cache, place)
     ours = classify(run, cat, "--model", "hf-hub:someone/small-siglip")
     assert ours["scores"] == classify(run, cat, "--model", f"local-dir:{place}")["scores"]
@@ -191,7 +148,7 @@ def test_a_model_that_cannot_be_compiled_for_want_of_its_tokenizer_goes_on_with_
     run, cat, folder, cache, compiled, monkeypatch
 ):
     place = folder("transformers-tokenizer")
-    lay_out(cache, "someone/small-siglip", hub_model(place))
+    lay_out(cache, "someone/small-siglip", model_files(place))
     lay_out_words(cache, place)
     first = classify(run, cat, "--model", "hf-hub:someone/small-siglip")
     shutil.rmtree(cache / "models--someone--words")  # the labels are known by now
@@ -208,7 +165,7 @@ def test_a_tokenizer_that_is_not_cached_is_refused_within_seconds(
     run, cat, folder, cache, compiled, online, silent_hub
 ):
     online(silent_hub.url)
-    lay_out(cache, "someone/small-siglip", hub_model(folder("transformers-tokenizer")))
+    lay_out(cache, "someone/small-siglip", model_files(folder("transformers-tokenizer")))
     started = time.monotonic()
     result = run("classify", cat, "--labels", "cat,dog", "--model", "hf-hub:someone/small-siglip")
     took = time.monotonic() - started
@@ -227,7 +184,7 @@ def test_a_named_model_that_is_not_cached_is_refused_offline_and_never_replaced(
     assert (result.exit_code, result.stdout) == (1, "")
     error, hint = result.stderr.splitlines()
     assert error.startswith("error: ")
-    assert f"is not in {cache} on this machine, and HF_HUB_OFFLINE is set" in error
+    assert f"is not in {cache} on this machine, and --offline or HF_HUB_OFFLINE is set" in error
     assert "clipzs models pull" in hint
     assert "--model tiny" in hint
 
@@ -248,44 +205,8 @@ def test_without_a_named_model_the_embedded_one_is_used_and_says_so(run, cat):
     assert f"clipzs models pull {defaults.MODEL}" in warning
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    knocks = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
 @pytest.fixture
-def serve() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler], None]], _Server]]:
-    """Start a hub that does with each request what it is told."""
-    running = []
-
-    def start(reply: Callable[[BaseHTTPRequestHandler], None]) -> _Server:
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.server.knocks += "/someone/" in self.path  # the client also asks for things of its own
-                reply(self)
-
-            do_GET = do_HEAD
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = _Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        running.append(server)
-        return server
-
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture
-def silent_hub(serve) -> _Server:
+def silent_hub(serve) -> Server:
     """A hub that takes every request and never answers."""
     return serve(lambda request: time.sleep(30))
 
@@ -313,6 +234,26 @@ def test_without_a_network_a_named_model_is_refused_within_seconds(
     assert took < SEVERAL_SECONDS
 
 
+def test_a_proxy_that_does_not_work_is_named_without_its_password(process, cat, dead_port):
+    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+    environment["HF_ENDPOINT"] = "http://hub.invalid"
+    environment["http_proxy"] = dead_port.replace("http://", "http://user:secret@")
+    done = process("classify", cat, "--labels", "cat,dog", "--model", "fast", env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    address = dead_port.removeprefix("http://")
+    assert f"hub.invalid cannot be reached by way of the proxy {address}" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_weights_are_named_when_only_the_config_of_a_repository_is_cached(run, cat, folder, cache):
+    lay_out(cache, "someone/small-clip", {"open_clip_config.json": folder("vit") / "open_clip_config.json"})
+    result = run("classify", cat, "--labels", "cat,dog", "--model", "hf-hub:someone/small-clip")
+    assert (result.exit_code, result.stdout) == (1, "")
+    error, hint = result.stderr.splitlines()
+    assert error.startswith(f"error: someone/small-clip (open_clip_model.safetensors) is not in {cache}")
+    assert "clipzs models pull" in hint
+
+
 def test_a_whole_process_gives_up_within_seconds_of_starting(process, cat, silent_hub):
     environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
     environment["HF_ENDPOINT"] = silent_hub.url
@@ -327,31 +268,14 @@ def test_a_whole_process_gives_up_within_seconds_of_starting(process, cat, silen
 # With a network
 
 
-def _answer(request: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
-    request.send_response(status)
-    for name, value in headers.items():
-        request.send_header(name.replace("_", "-"), value)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
-    if request.command == "GET":
-        with contextlib.suppress(OSError):
-            request.wfile.write(body)
-
-
-def _repository(files: dict[str, bytes]) -> Callable[[BaseHTTPRequestHandler], None]:
-    def reply(request: BaseHTTPRequestHandler) -> None:
-        name = request.path.rpartition("/")[2]
-        if "/resolve/" not in request.path or name not in files:
-            _answer(request, 404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
-            return
-        etag = hashlib.sha256(files[name]).hexdigest()
-        _answer(request, 200, files[name], ETag=f'"{etag}"', X_Repo_Commit=COMMIT)
-
-    return reply
+def _repository(repo: str, files: dict[str, bytes]) -> Repositories:
+    hub = Repositories()
+    hub.put(repo, files)
+    return hub
 
 
 def test_weights_are_downloaded_once_and_then_found(run, cat, folder, cache, online, serve):
-    server = serve(_repository({name: path.read_bytes() for name, path in hub_model(folder("vit")).items()}))
+    server = serve(_repository("someone/small-clip", model_files(folder("vit"))))
     online(server.url)
     first = classify(run, cat, "--model", "hf-hub:someone/small-clip")
     assert first["scores"] == classify(run, cat, "--model", f"local-dir:{folder('vit')}")["scores"]
@@ -366,7 +290,7 @@ def test_a_repository_without_safetensors_needs_pickles_allowed(run, cat, folder
     torch.save(load_file(folder("vit") / "open_clip_model.safetensors"), pickled)
     config = (folder("vit") / "open_clip_config.json").read_bytes()
     files = {"open_clip_config.json": config, "open_clip_pytorch_model.bin": pickled.read_bytes()}
-    online(serve(_repository(files)).url)
+    online(serve(_repository("someone/pickled", files)).url)
     refused = run("classify", cat, "--labels", "cat,dog", "--model", "hf-hub:someone/pickled")
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "no weights as safetensors" in refused.stderr
@@ -386,7 +310,7 @@ def test_a_repository_without_safetensors_needs_pickles_allowed(run, cat, folder
 )
 def test_what_the_hub_refuses_is_one_line(run, cat, online, serve, status, code, said):
     headers = {"X_Error_Code": code, "X_Repo_Commit": COMMIT} if code else {}
-    online(serve(lambda request: _answer(request, status, **headers)).url)
+    online(serve(lambda request: answer(request, status, **headers)).url)
     result = run("classify", cat, "--labels", "cat,dog", "--model", "hf-hub:someone/nothing")
     assert (result.exit_code, result.stdout) == (1, "")
     assert said in result.stderr
@@ -394,8 +318,8 @@ def test_what_the_hub_refuses_is_one_line(run, cat, online, serve, status, code,
 
 
 def test_with_a_network_and_no_cache_the_default_is_fetched(online, serve, cache):
-    server = serve(_repository({"open_clip_model.safetensors": b"stands for 605 MB"}))
-    online(server.url)
+    repo = open_clip.get_pretrained_cfg(*defaults.MODEL.split(":"))["hf_hub"].rstrip("/")
+    online(serve(_repository(repo, {"open_clip_model.safetensors": b"stands for 605 MB"})).url)
     spec, reason = resolve_default()
     assert (spec.name, reason) == (defaults.MODEL, None)
     assert spec.weights.read_bytes() == b"stands for 605 MB"

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "labels": {"errors"},
     "textfiles": {"errors"},
     "labelfiles": {"errors", "labels", "textfiles", "yamlfile"},
-    "options": {"defaults", "errors", "score"},
+    "options": {"defaults", "errors", "names", "score"},
     "templates": {"defaults", "errors", "textfiles", "yamlfile"},
     "prompts": {"labels", "templates"},
     "budget": set(),
@@ -33,22 +33,47 @@ MAY_IMPORT = {
     "catalogue": {"defaults"},
     "hub": {"defaults", "errors"},
     "importing": set(),
-    "registry": {"catalogue", "errors", "importing"},
+    "registry": {"errors", "importing"},
     "modelspec": {"errors", "hub", "preprocess"},
-    "resolve": {"catalogue", "defaults", "errors", "hub", "modelspec", "preprocess", "registry"},
+    "modelconfig": {"errors", "preprocess"},
+    "families": {"modelspec"},
+    "lookalike": {"registry"},
+    "names": {"catalogue", "chinese", "errors", "lookalike", "registry"},
+    "describing": {"errors", "families", "modelconfig", "modelspec", "preprocess", "registry"},
+    "resolve": {
+        "catalogue", "chinese", "defaults", "describing", "errors", "families", "hub", "modelconfig", "modelspec",
+        "names", "registry",
+    },
     "encoder": {"score"},
     "devices": {"errors"},
+    "memory": {"errors", "score"},
+    "agreement": {"encoder", "errors", "score"},
+    "scripts": set(),
+    "labelchecks": {"families", "modelspec", "scripts"},
     "checkpoint": {"errors"},
     "filling": {"checkpoint"},
     "bpe": {"encoder", "errors", "registry"},
     "backend": {"bpe", "encoder", "errors"},
-    "tokenizers": {"backend", "bpe", "checkpoint", "encoder", "errors", "hub", "modelspec"},
-    "towers": {
-        "checkpoint", "devices", "encoder", "errors", "filling", "modelspec", "preprocess", "score", "tokenizers",
+    "savedconfig": {"errors", "preprocess"},
+    "chinese": {"errors", "hub", "modelspec", "savedconfig"},
+    "bert": set(),
+    "wordpiece": {"backend", "bert", "checkpoint", "chinese", "errors"},
+    "encoders": {"bert", "checkpoint", "chinese", "encoder", "modelspec", "towers"},
+    "tokenizers": {
+        "backend", "bpe", "checkpoint", "chinese", "encoder", "errors", "hub", "modelspec", "wordpiece",
     },
-    "compiled": {"checkpoint", "defaults", "encoder", "errors", "importing", "modelspec", "score", "tokenizers"},
-    "conversion": {"checkpoint", "compiled", "encoder", "errors", "towers"},
-    "engine": {"compiled", "conversion", "encoder", "errors", "modelspec", "score", "towers"},
+    "towers": {
+        "checkpoint", "devices", "encoder", "errors", "filling", "hub", "lookalike", "memory", "modelspec",
+        "preprocess", "score", "tokenizers",
+    },
+    "compiled": {
+        "checkpoint", "defaults", "encoder", "errors", "importing", "memory", "modelspec", "score", "tokenizers",
+    },
+    "conversion": {"agreement", "checkpoint", "compiled", "encoder", "encoders", "errors", "memory", "towers"},
+    "engine": {
+        "agreement", "compiled", "conversion", "devices", "encoder", "encoders", "errors", "memory", "modelspec",
+        "score",
+    },
     "store": {"database", "defaults", "score"},
     "filehashes": {"database"},
     "cachefolder": {"compiled", "filehashes", "store"},
@@ -58,8 +83,13 @@ MAY_IMPORT = {
     },
     "embed": {"defaults", "encoder", "score", "store"},
     "classifier": {
-        "defaults", "devices", "embed", "encoder", "engine", "errors", "filehashes", "imagecache", "labelfiles",
-        "labels", "modelspec", "options", "paths", "pipeline", "prompts", "resolve", "results", "score", "store",
+        "defaults", "devices", "embed", "encoder", "engine", "errors", "filehashes", "imagecache", "labelchecks",
+        "labelfiles", "labels", "modelspec", "options", "paths", "pipeline", "prompts", "resolve", "results", "score",
+        "store", "templates",
+    },
+    "pull": {"checkpoint", "chinese", "encoders", "errors", "hub", "modelspec"},
+    "doctor": {
+        "__init__", "cachefolder", "catalogue", "compiled", "defaults", "devices", "errors", "hub", "pull", "resolve",
         "templates",
     },
     "writers": {"results"},
@@ -70,7 +100,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }  # fmt: skip
 # The modules that run a model; everything else must do without torch.
-OWNERS = {"checkpoint", "conversion", "devices", "filling", "tokenizers", "towers"}
+OWNERS = {"bert", "checkpoint", "conversion", "devices", "encoders", "filling", "tokenizers", "towers"}
 MODULES = sorted(path for path in PACKAGE.glob("*.py"))
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers", "safetensors"}
 

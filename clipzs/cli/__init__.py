@@ -10,9 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from clipzs import __version__
-from clipzs.cli import cache, classify, models, prompts
+from clipzs.cli import cache, classify, doctor, models, prompts
 from clipzs.cli.narration import explain, say
-from clipzs.errors import INTERRUPTED, ClipzsError
+from clipzs.errors import FAILED, INTERRUPTED, ClipzsError
 
 HELP = """Zero-shot image classification: name classes in words, point at images, get scores.
 
@@ -54,6 +54,10 @@ class Commands(TyperGroup):
         except ClipzsError as error:
             explain(error)
             return error.exit_code
+        except MemoryError:  # outside the model, where smaller batches are tried first
+            say("not enough memory", kind="error")
+            say("lower --batch-size, or use a smaller model", kind="hint")
+            return FAILED
         except typer.TyperException as error:  # usage: an unknown option, a wrong value
             message = error.format_message()
             if message:
@@ -106,6 +110,7 @@ app.command("classify")(classify.classify)
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(models.app, name="models")
 app.add_typer(cache.app, name="cache")
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> NoReturn:

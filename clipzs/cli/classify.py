@@ -30,8 +30,11 @@ def classify(
     prompts_dir: o.PromptsDir = None,
     model: o.Model = None,
     pretrained: o.Pretrained = None,
+    model_config: o.ModelConfig = None,
+    language: o.Language = None,
     quick_gelu: o.QuickGelu = None,
     allow_pickle: o.AllowPickle = False,
+    offline: o.Offline = False,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
     engine: o.Engine = "auto",
@@ -70,12 +73,14 @@ def classify(
     labels, label, labels_file = o.as_typed(ctx, labels=labels, label=label, labels_file=labels_file)
     templates, template = o.as_typed(ctx, templates=templates, template=template)
     format_, json = o.as_typed(ctx, format_=format_ or "", json=json)
+    model, config = o.as_typed(ctx, model=model, model_config=str(model_config or ""))
     selection = _selection(paths or [], files_from, null=null, recursive=recursive, exclude=exclude)
     target = None if output in (None, "-") else Path(str(output))
     chosen_format = _format(format_, json, target)
     options = Options(
-        model=model,
+        model=None if config and not model else model,
         pretrained=pretrained,
+        model_config=Path(config) if config else None,
         templates=templates,
         template=template,
         context=context,
@@ -93,6 +98,7 @@ def classify(
         image_cache=image_cache,
         cache_dir=cache_dir,
         prompts_dir=prompts_dir,
+        language=language or None,
         quick_gelu=quick_gelu,
         allow_pickle=allow_pickle,
     )

@@ -1,34 +1,49 @@
 """`clipzs models`: what there is, what it is, and fetching it before it is needed."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipzs import catalogue
 from clipzs.cli import options as o
-from clipzs.cli.narration import say, set_up
+from clipzs.cli.narration import set_up
+from clipzs.cli.pull import pull
 from clipzs.cli.show import print_lines, print_rows
+from clipzs.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from clipzs.modelspec import ModelSpec
 
 app = typer.Typer(help="Models: list, show, pull.", no_args_is_help=True)
-
-Name = Annotated[str, typer.Argument(metavar="NAME[:TAG]", help="As after --model.")]
 
 
 @app.command("list")
 def list_models(
+    part: Annotated[
+        str,
+        typer.Argument(
+            metavar="PART", help="Only models with this in their name; * stands for anything.", show_default=False
+        ),
+    ] = "",
     all_: Annotated[
-        bool, typer.Option("--all", envvar="CLIPZS_ALL", help="Every model and tag open_clip has.")
+        bool, typer.Option("--all", envvar="CLIPZS_ALL", help="Every model and tag open_clip has, and cn-clip:.")
     ] = False,
+    offline: o.Offline = False,
 ) -> None:
-    """The recommended models: size, accuracy, licence, and whether they are on this machine."""
-    from clipzs.resolve import resolve, tag_table
+    """The recommended models, or those of a name: languages, licence, and their size on this machine."""
+    from clipzs.cli.facts import licence
+    from clipzs.families import in_words
+    from clipzs.names import published
+    from clipzs.resolve import resolve
 
-    if all_:
-        print_lines(f"{name}:{tag}" for name, tags in tag_table().items() for tag in tags)
+    if part or all_:
+        found = (resolve(name) for name in published(part))
+        pairs = [(spec.name, spec.family, in_words(spec.languages), licence(spec), _here(spec)) for spec in found]
+        print_rows(("model", "family", "languages", "licence", "here"), pairs)
         return
     rows = []
     for each in catalogue.PRESETS:
-        local = resolve(each.model).local_weights
         rows.append(
             (
                 each.name,
@@ -36,61 +51,55 @@ def list_models(
                 f"{each.accuracy} %" if each.accuracy else "see its card",
                 f"{each.megabytes} MB" if each.megabytes else "built in",
                 each.licence,
-                "yes" if local else "no",
+                _here(resolve(each.model)),
                 each.note,
             )
         )
     print_rows(("preset", "model", "ImageNet", "download", "licence", "here", "note"), rows)
 
 
+def _here(spec: "ModelSpec") -> str:
+    """What of a model is on this machine."""
+    size = spec.bytes_here
+    if size is None:
+        return "no"
+    from clipzs import pull
+    from clipzs.cli.facts import megabytes
+
+    return ", ".join([megabytes(size), *(f"no {part}" for part in pull.missing(spec))])
+
+
 @app.command("show")
-def show(name: Name, pretrained: o.Pretrained = None, allow_pickle: o.AllowPickle = False) -> None:
-    """Everything clipzs knows of a model, without loading it."""
-    from clipzs.resolve import resolve, tiny
-
-    spec = resolve(name, pretrained, allow_pickle=allow_pickle)
-    preset = catalogue.preset(spec.name)
-    local = spec.local_weights
-    prepared = spec.preprocess
-    facts = {
-        "name": spec.name,
-        "weights": str(local) if local else f"not on this machine; `clipzs models pull {name}` fetches them",
-        "source": spec.source,
-        "image size": f"{prepared.size[1]}×{prepared.size[0]} pixels",
-        "preprocessing": f"{prepared.resize_mode}, {prepared.interpolation}, mean {prepared.mean}, std {prepared.std}",
-        "embedding": f"{spec.config['embed_dim']} numbers",
-        "tokenizer": spec.tokenizer,
-        "context": f"{spec.context_length} tokens",
-        "scores": "softmax, sigmoid, cosine" if spec.sigmoid else "softmax, cosine",
-        "activation": "QuickGELU" if spec.config.get("quick_gelu") else "GELU",
-    }
-    if preset is not None:
-        facts |= {
-            "languages": preset.languages,
-            "licence": preset.licence + ("" if preset.commercial else " (not for commercial use)"),
-            "ImageNet": f"{preset.accuracy} % zero-shot top-1" if preset.accuracy else "see the model card",
-        }
-    if spec == tiny() and local:
-        facts |= {"licence file": str(local.parent / "LICENSE"), "card": str(local.parent / "MODEL_CARD.md")}
-    width = max(len(key) for key in facts)
-    print_lines(f"{key:<{width}}  {value}" for key, value in facts.items())
-
-
-@app.command("pull")
-def pull(
-    name: Name, pretrained: o.Pretrained = None, allow_pickle: o.AllowPickle = False, quiet: o.Quiet = False
+def show(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="NAME[:TAG]", help="As after --model.")] = None,
+    pretrained: o.Pretrained = None,
+    model_config: o.ModelConfig = None,
+    quick_gelu: o.QuickGelu = None,
+    allow_pickle: o.AllowPickle = False,
+    offline: o.Offline = False,
+    json: Annotated[bool, typer.Option("--json", envvar="CLIPZS_JSON", help="One JSON object.")] = False,
 ) -> None:
-    """Fetch a model's weights, and its tokenizer if it has one of its own, so that it works without a network."""
-    set_up(quiet=quiet, verbose=False)
-    from clipzs.resolve import resolve
+    """Everything clipzs knows of a model, and where it knows it from, without loading it."""
+    set_up(quiet=False, verbose=False)
+    from clipzs.cli.facts import document, lines
+    from clipzs.resolve import resolve, resolve_config
 
-    spec = resolve(name, pretrained, allow_pickle=allow_pickle)
-    preset = catalogue.preset(spec.name)
-    if preset is not None and not quiet:
-        say(f"{spec.name}: {preset.megabytes} MB, licence {preset.licence}")
-    weights = spec.weights
-    if spec.tokenizer != "open_clip BPE":
-        from clipzs.towers import OpenClipEncoder
+    name, config = o.as_typed(ctx, name=name or "", model_config=str(model_config or ""))
+    if bool(name) == bool(config):
+        raise UsageProblem("name one model", hint="by NAME, or by --model-config FILE --pretrained FILE")
+    if config:
+        spec = resolve_config(Path(config), pretrained, quick_gelu=quick_gelu)
+    else:
+        spec = resolve(name, pretrained, quick_gelu=quick_gelu, allow_pickle=allow_pickle)
+    if json:
+        import json as writer
 
-        OpenClipEncoder(spec, device="cpu").tokenize(["a photo"])
-    print_lines([str(weights)])
+        print_lines([writer.dumps(document(spec), indent=2, ensure_ascii=False, default=str)])
+        return
+    facts = list(lines(spec, spec.name if pretrained else name))
+    width = max(len(key) for key, _ in facts)
+    print_lines(f"{key:<{width}}  {value}" for key, value in facts)
+
+
+app.command("pull")(pull)

@@ -50,6 +50,7 @@ def set_up(*, quiet: bool, verbose: bool) -> None:
     if quiet or not _on_terminal():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "info" if verbose else "error")
 
 
 def _on_terminal() -> bool:

@@ -58,6 +58,15 @@ def _lines_of(name: str) -> Callable[[], list[str]]:
     return lambda: [line for line in os.environ.get(name, "").splitlines() if line]
 
 
+def _stay_offline(wanted: bool) -> bool:
+    """At once, before anything has a chance to ask."""
+    if wanted:
+        from clipzs.hub import go_offline
+
+        go_offline()
+    return wanted
+
+
 Paths = Annotated[
     list[str] | None,
     typer.Argument(metavar="PATHS", help="Images and folders; - reads a list of paths from standard input."),
@@ -126,13 +135,31 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="NAME[:TAG]",
-        help=f"A preset (tiny, fast, balanced, best, multilingual), any open_clip model, hf-hub:ORG/REPO or "
-        f"local-dir:PATH. Unless given: {defaults.MODEL}, or `tiny` where that cannot be had.",
+        help=f"A preset (tiny, fast, balanced, best, multilingual), any open_clip model, cn-clip:NAME, "
+        f"hf-hub:ORG/REPO or local-dir:PATH. Unless given: {defaults.MODEL}, or `tiny` where that cannot be had.",
         panel=MODEL,
     ),
 ]
 Pretrained = Annotated[
     str | None, option("--pretrained", metavar="TAG|FILE", help="Weights for --model: a tag or a file.", panel=MODEL)
+]
+ModelConfig = Annotated[
+    Path | None,
+    option(
+        "--model-config",
+        metavar="FILE",
+        help="A model config of your own (JSON) in place of --model; --pretrained names its weights.",
+        panel=MODEL,
+    ),
+]
+Language = Annotated[
+    str | None,
+    option(
+        "--language",
+        metavar="CODE",
+        help="Of the labels, for models that must be told: NLLB-CLIP takes zho_Hans, fra_Latn and the like.",
+        panel=MODEL,
+    ),
 ]
 QuickGelu = Annotated[
     bool | None,
@@ -141,6 +168,15 @@ QuickGelu = Annotated[
 AllowPickle = Annotated[
     bool,
     option("--allow-pickle", help="Take .bin weights where there are no safetensors (weights-only).", panel=MODEL),
+]
+Offline = Annotated[
+    bool,
+    option(
+        "--offline",
+        help="Never touch the network: what is not on this machine is missing. HF_HUB_OFFLINE=1 does the same.",
+        panel=MODEL,
+        callback=_stay_offline,
+    ),
 ]
 Device = Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=MODEL)]
 Precision = Annotated[
