@@ -28,6 +28,7 @@ from clipzs.compiled import (
 from clipzs.encoder import Pixels, Progress
 from clipzs.encoders import encoder_for
 from clipzs.errors import ModelError
+from clipzs.importing import without
 from clipzs.memory import ran_out
 from clipzs.towers import OpenClipEncoder
 
@@ -124,8 +125,10 @@ def converted(
         any_length: whether the second dimension may vary too.
     """
     import torch
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with without("openvino.tools.ovc"):  # its converters, which send usage statistics when they are only imported
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     class Traced(torch.nn.Module):
         def __init__(self) -> None:

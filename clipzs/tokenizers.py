@@ -166,7 +166,7 @@ def _from_folder(folder: Path, options: dict[str, Any]) -> Any:
     """
     from open_clip.tokenizer import HFTokenizer
 
-    own = HFTokenizer(str(folder), **options)
+    own = HFTokenizer(str(folder), **{**options, "trust_remote_code": False})  # else transformers asks on stdout
     if all(len({str(ids) for ids in own.tokenizer(list(words)).input_ids}) == 1 for words in _DIFFERENT):
         raise ModelError(
             f"the tokenizer in {folder} takes all words for the same", hint="its vocabulary is missing or damaged"
@@ -205,6 +205,11 @@ def transformers_problems(spec: ModelSpec) -> Iterator[None]:
             raise ModelError(f"{spec.name} needs the transformers package", hint=INSTALL) from error
         if isinstance(error, (TypeError, AssertionError)):
             raise
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"the tokenizer {spec.tokenizer} of {spec.name} is code of its own, which clipzs does not run",
+                hint="use a model whose tokenizer the transformers package knows",
+            ) from error
         raise ModelUnavailable(
             f"the tokenizer {spec.tokenizer} of {spec.name} cannot be loaded: {short(error)}",
             hint=f"fetch it once with a network: clipzs models pull {spec.name}",

@@ -10,7 +10,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,7 +229,15 @@ class OpenClipEncoder:
         """As open_clip takes it, a model of transformers by its folder: by its name the network would be asked."""
         text = {**self.spec.config["text_cfg"]}
         if text.get("hf_model_name"):
-            text |= {"hf_model_name": str(hub.text_config(text["hf_model_name"])), "hf_model_pretrained": False}
+            folder = hub.text_config(text["hf_model_name"])
+            with suppress(OSError, ValueError):  # which transformers says better
+                if "auto_map" in json.loads((folder / hub.TEXT_CONFIG).read_text(encoding="utf-8")):
+                    raise ModelError(
+                        f"the text tower {text['hf_model_name']} of {self.spec.name} is code of its own, which clipzs "
+                        "does not run",
+                        hint="use a model whose text tower the transformers package knows",
+                    )
+            text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
         return text
 
     @property

@@ -23,7 +23,7 @@ LABELS = ("--labels", "cat,rocket", *TINY)
          "`clipzs prompts list` shows all sets; a file of your own needs .yaml at its end"),
         ((*LABELS, "--device", "tpu"), 2, "unknown device 'tpu'", "--device takes auto, cpu, cuda, cuda:N or mps"),
         (("--labels", "cat,rocket", "--model", "nope"), 2, "unknown model 'nope'",
-         "`clipzs models list` shows the recommended ones, --all everything"),
+         "`clipzs models list` shows the recommended ones, `clipzs models list PART` those with PART in their name"),
         ((*LABELS, "--score", "sigmoid"), 2, "tiny was not trained for sigmoid scores (it has no logit bias)",
          "use --score softmax, or a SigLIP-type model such as --model multilingual"),
         ((*LABELS, "--json", "--format", "csv"), 2, "--json is --format jsonl, and --format csv is named too",

@@ -69,7 +69,9 @@ MAY_IMPORT = {
     "compiled": {
         "checkpoint", "defaults", "encoder", "errors", "importing", "memory", "modelspec", "score", "tokenizers",
     },
-    "conversion": {"agreement", "checkpoint", "compiled", "encoder", "encoders", "errors", "memory", "towers"},
+    "conversion": {
+        "agreement", "checkpoint", "compiled", "encoder", "encoders", "errors", "importing", "memory", "towers",
+    },
     "engine": {
         "agreement", "compiled", "conversion", "devices", "encoder", "encoders", "errors", "memory", "modelspec",
         "score",

@@ -468,3 +468,39 @@ def test_another_tokenizer_in_the_folder_is_another_model(folder, tmp_path):
     text = (copy / "tokenizer.json").read_text(encoding="utf-8")
     (copy / "tokenizer.json").write_text(text.replace('"rocket"', '"racket"'), encoding="utf-8")
     assert resolve(f"local-dir:{copy}").digest != before
+
+
+EVIL = "open({!r}, 'w')\nfrom transformers import PreTrainedTokenizerFast, PretrainedConfig\n" \
+    "class Evil(PreTrainedTokenizerFast): pass\nclass EvilConfig(PretrainedConfig): pass\n"  # fmt: skip
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"tokenizer_kwargs": {"trust_remote_code": True}}], ids=["plain", "asked for"])
+def test_code_that_comes_with_a_tokenizer_is_neither_run_nor_offered(run, cat, folder, tmp_path, kwargs):
+    model = tmp_path / "model"
+    shutil.copytree(folder("transformers-tokenizer"), model)
+    config = models.altered(models.CONFIGS["transformers-tokenizer"], text_cfg=kwargs)
+    models.write_config(model, config)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    (model / "evil.py").write_text(EVIL.format(str(tmp_path / "run")))
+    done = run("classify", cat, "--labels", "cat,dog", "--model", f"local-dir:{model}", input="y\n" * 9)
+    assert not (tmp_path / "run").exists()
+    assert "custom code" not in done.stdout
+    assert done.exit_code == 1, done.stderr
+    assert done.stderr.startswith("error: the tokenizer ")
+    assert "which clipzs does not run" in done.stderr
+
+
+def test_code_that_comes_with_a_text_tower_is_neither_run_nor_offered(run, cat, folder, tmp_path):
+    model, tower = tmp_path / "model", tmp_path / "tower"
+    shutil.copytree(folder("vit"), model)
+    tower.mkdir()
+    auto_map = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.Evil"}
+    (tower / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": auto_map}))
+    (tower / "evil.py").write_text(EVIL.format(str(tmp_path / "run")))
+    models.write_config(model, models.altered(models.CONFIGS["vit"], text_cfg={"hf_model_name": str(tower)}))
+    done = run("classify", cat, "--labels", "cat,dog", "--model", f"local-dir:{model}", input="y\n" * 9)
+    assert not (tmp_path / "run").exists()
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "which clipzs does not run" in done.stderr
