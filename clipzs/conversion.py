@@ -26,6 +26,7 @@ from clipzs.compiled import (
 )
 from clipzs.encoder import Pixels, Progress, Tokens
 from clipzs.errors import ModelError
+from clipzs.importing import without
 from clipzs.towers import OpenClipEncoder
 
 if TYPE_CHECKING:
@@ -129,8 +130,10 @@ def converted(
         any_length: whether the second dimension may vary too.
     """
     import torch
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with without("openvino.tools.ovc"):  # its converters, which send usage statistics when they are only imported
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     class Traced(torch.nn.Module):
         def __init__(self) -> None:
