@@ -175,7 +175,7 @@ _transforms: dict[Preprocess, Callable[[Image.Image], torch.Tensor]] = {}
 
 def ours(content: bytes, preprocess: Preprocess, *, exact: bool = False) -> Pixels:
     """As the command does it."""
-    return images.pixels(io.BytesIO(content), "", preprocess, max_megapixels=float("inf"), exact=exact)
+    return np.asarray(images.pixels(io.BytesIO(content), "", preprocess, max_megapixels=float("inf"), exact=exact))
 
 
 def pillow(content: bytes, preprocess: Preprocess, *, least: int | None = None, gap: float | None = None) -> Pixels:
@@ -186,7 +186,7 @@ def pillow(content: bytes, preprocess: Preprocess, *, least: int | None = None, 
         drafted = image.draft(None, (least * target[0], least * target[1]))
         box = drafted[1] if drafted else None
     rgb = image.convert("RGB")
-    return preprocess.cut(rgb.resize(target, preprocess.resampling, box, gap))
+    return np.asarray(preprocess.cut(rgb.resize(target, preprocess.resampling, box, gap)))
 
 
 def simplejpeg_way(content: bytes, preprocess: Preprocess, *, least: int | None) -> Pixels:
@@ -197,7 +197,7 @@ def simplejpeg_way(content: bytes, preprocess: Preprocess, *, least: int | None)
     target = target_of((width, height), preprocess)
     enough = {"min_width": least * target[0], "min_height": least * target[1], "min_factor": 1} if least else {}
     image = Image.fromarray(simplejpeg.decode_jpeg(content, **enough))
-    return preprocess.cut(image.resize(target, preprocess.resampling))
+    return np.asarray(preprocess.cut(image.resize(target, preprocess.resampling)))
 
 
 def torchvision_way(content: bytes, preprocess: Preprocess) -> Pixels:
@@ -209,7 +209,7 @@ def torchvision_way(content: bytes, preprocess: Preprocess) -> Pixels:
     tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
     width, height = target_of((tensor.shape[2], tensor.shape[1]), preprocess)
     tensor = resize(tensor, [height, width], InterpolationMode(preprocess.interpolation), antialias=True)
-    return preprocess.cut(Image.fromarray(tensor.permute(1, 2, 0).contiguous().numpy()))
+    return np.asarray(preprocess.cut(Image.fromarray(tensor.permute(1, 2, 0).contiguous().numpy())))
 
 
 def opencv_way(content: bytes, preprocess: Preprocess, *, least: int | None) -> Pixels:
@@ -223,7 +223,7 @@ def opencv_way(content: bytes, preprocess: Preprocess, *, least: int | None) -> 
     reduced = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
     flag = next((flag for factor, flag in reduced.items() if scale >= factor), cv2.IMREAD_COLOR)
     array = cv2.cvtColor(cv2.imdecode(np.frombuffer(content, np.uint8), flag), cv2.COLOR_BGR2RGB)
-    return preprocess.cut(Image.fromarray(cv2.resize(array, target, interpolation=cv2.INTER_AREA)))
+    return np.asarray(preprocess.cut(Image.fromarray(cv2.resize(array, target, interpolation=cv2.INTER_AREA))))
 
 
 def target_of(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:

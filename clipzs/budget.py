@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from clipzs import defaults
+
 
 class Budget:
     """Bytes that are shared out in the order in which they are asked for.
@@ -36,3 +38,7 @@ class Budget:
             with self._changed:
                 self._free += amount
                 self._changed.notify_all()
+
+
+DECODING = Budget(defaults.DECODING_BYTES)  # what images in decoding take
+FILES = Budget(defaults.DECODING_BYTES)  # what is held of files meanwhile; asked for first

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from clipzs import defaults, labelchecks, labelfiles, labels, prompts, templates
+from clipzs.configuration import Configuration
 from clipzs.devices import chosen_precision, device_and_reason
 from clipzs.embed import label_embeddings
 from clipzs.encoder import Progress
@@ -27,7 +28,7 @@ from clipzs.pipeline import Batch, ImageLike, Pipeline
 from clipzs.resolve import ModelSpec, in_language, resolve, resolve_config, resolve_default
 from clipzs.results import Result, Score
 from clipzs.score import Array, ranked, scores, sum_groups
-from clipzs.store import LabelStore, key
+from clipzs.store import LabelStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,11 +112,29 @@ class Classifier:
         return replace(spec, sha256=FileHashes(self._cache_dir).sha256)
 
     @cached_property
+    def configuration(self) -> Configuration:
+        """Everything that determines the numbers."""
+        named = ((label.name, label.group, texts) for label, texts in zip(self.labels, self.prompts, strict=True))
+        return Configuration(
+            model=self.model.name,
+            digest=self.model.digest,
+            labels=tuple(named),
+            precision=self.encoder.precision,
+            exact_decode=self.options.exact_decode,
+            score=self.options.score,
+            by_group=self.options.by_group,
+        )
+
+    @property
     def config(self) -> str:
         """Short hash of everything that determines the numbers; results that share it can be compared."""
-        named = [(label.name, label.group, list(texts)) for label, texts in zip(self.labels, self.prompts, strict=True)]
-        how = (self.encoder.precision, self.options.exact_decode, self.options.score, self.options.by_group)
-        return key(self.model.digest, how, named).hex()[:12]
+        return self.configuration.hash
+
+    @property
+    def scores_kept(self) -> int:
+        """How many labels, or groups, a result has scores of."""
+        names = len(self.configuration.names)
+        return min(self.options.top_k or names, names)
 
     @cached_property
     def encoder(self) -> Engine:
@@ -201,16 +220,25 @@ class Classifier:
         for batch in self.batches(images):
             yield from batch
 
-    def batches(self, images: Iterable[ImageLike], *, live: bool = False) -> Generator[list[Result], None, None]:
-        """As `classify`, a batch at a time; `live` hands over what is there instead of filling batches."""
+    def batches(
+        self, images: Iterable[ImageLike], *, live: bool = False, begun: Callable[[], None] = lambda: None
+    ) -> Generator[list[Result], None, None]:
+        """As `classify`, a batch at a time.
+
+        Args:
+            images: as of `classify`.
+            live: hand over what is there instead of filling batches.
+            begun: called when a batch goes into the model, which may take a while.
+        """
         options = self.options
         pipeline = Pipeline(
-            self._encode,
+            partial(self._encode, begun),
             self.model.preprocess,
             self._image_cache(),
             size=options.batch_size,
             max_megapixels=options.max_megapixels,
             exact=options.exact_decode,
+            timeout=options.image_timeout,
         )
         with closing(pipeline(images, live=live)) as embedded:
             for batch in embedded:
@@ -222,10 +250,11 @@ class Classifier:
         model, exact = self.model, self.options.exact_decode
         return ImageCache(self._cache_dir, model.name, model.digest, precision=self.encoder.precision, exact=exact)
 
-    def _encode(self, pixels: "Pixels") -> Array:
+    def _encode(self, begun: Callable[[], None], pixels: "Pixels") -> Array:
         """uint8 [b, height, width, 3] → float32 [b, d]."""
         self.encoder.expect_images()
         _ = self.label_vectors  # labels that cannot be had cost no image pass
+        begun()
         return self._finite(self.encoder.encode_images(pixels))
 
     def _results(self, batch: Batch) -> list[Result]:

@@ -13,7 +13,8 @@ TEXT_BATCH_SIZE = 256
 TABLE_TOP_K = 5
 
 MAX_MEGAPIXELS = 178.0  # about Pillow's own limit against decompression bombs
-DECODING_BYTES = 512_000_000  # of images in decoding, all threads together; a larger one goes alone
+DECODING_BYTES = 512_000_000  # of images in decoding, all together; a larger one goes alone
+IMAGE_TIMEOUT_S = 60.0  # that one file may take to be read and decoded
 NETWORK_TIMEOUT_S = 4.0  # how long to look for a network before saying there is none
 
 

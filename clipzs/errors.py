@@ -15,7 +15,8 @@ ClipzsError                 exit 1, something failed
 FAILED = 1
 USAGE = 2
 SOME_IMAGES_FAILED = 3
-INTERRUPTED = 130
+SIGNALLED = 128  # and the number of the signal
+INTERRUPTED = 130  # by Ctrl-C
 
 
 class ClipzsError(Exception):

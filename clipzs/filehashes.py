@@ -73,17 +73,26 @@ class FileHashes:
 
 
 def stamp(file: BinaryIO) -> bytes | None:
-    """What changes when an open file does; None for a pipe, and for a file changed just now.
-
-    A file that changes twice within one tick of its file system's clock would not show the second change.
-    """
+    """What changes when an open file does; None for a pipe, and for a file changed just now."""
     now = time.time_ns()
     try:
         status = os.fstat(file.fileno())
     except OSError:  # it is in memory
         return None
-    settled = max(status.st_mtime_ns, status.st_ctime_ns) < now - _SETTLED_NS
-    return _stamp(status) if settled and stat.S_ISREG(status.st_mode) else None
+    return settled(_stamp(status), now) if stat.S_ISREG(status.st_mode) else None
+
+
+def settled(mark: bytes, now: int) -> bytes | None:
+    """A stamp, or None if its file may change again without showing it.
+
+    A file that changes twice within one tick of its file system's clock would not show the second change.
+
+    Args:
+        mark: size, time of modification, time of change (nanoseconds) and inode, as decimal numbers.
+        now: nanoseconds of the clock before the file was looked at.
+    """
+    _, modified, changed, _ = map(int, mark.split())
+    return mark if max(modified, changed) < now - _SETTLED_NS else None
 
 
 def _stamp(status: os.stat_result) -> bytes:

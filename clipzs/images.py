@@ -1,32 +1,35 @@
-"""One image, from a file or from memory → an upright RGB image, or an ImageError that says what is wrong with it."""
+"""One image, from a file or from memory → an upright RGB image, or an ImageError that says what is wrong with it.
+
+numpy is imported when it is needed: what decodes files in processes of their own does without it.
+"""
 
 import io
 import math
+import os
 import re
+import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from clipzs import defaults
-from clipzs.budget import Budget
+from clipzs import budget, defaults
 from clipzs.errors import ImageError
 from clipzs.preprocess import Preprocess
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 _HEIC_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _FLOAT_SLACK = 1e-3  # how far rounding may carry a float image out of [0, 1]
-_FROM_16_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _LOADING = threading.Lock()  # a caller may pass one lazily opened image twice; Pillow reads it once, on one thread
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,9 +44,16 @@ _ON_ITS_SIDE = tuple(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 # How many times the size after the exact resize is left at least: JPEG's cosines shrink a picture well, the wavelets of
 # JPEG 2000 leave jagged edges, averages of whole blocks some blur.
 _LEAST_JPEG, _LEAST_JPEG_2000, _LEAST_AVERAGED = 2, 4, 3
-_MEMORY = Budget(defaults.DECODING_BYTES)
 _DECODER_BYTES = {"AVIF": 6, "HEIF": 8, "JPEG2000": 16, "WEBP": 12}  # a pixel, beside Pillow's own
-_NO_MEMORY = "not enough memory to decode it"
+PIPE_BYTES = defaults.DECODING_BYTES  # what is so large is no photo, and may have no end
+NO_MEMORY = "not enough memory to decode it"
+
+
+class Memory(Protocol):
+    """What has the memory to decode in."""
+
+    def hold(self, amount: int) -> AbstractContextManager[None]:
+        """Wait for that many bytes; give them back at the end of the block."""
 
 
 def read_image(path: str, *, max_megapixels: float = defaults.MAX_MEGAPIXELS) -> Image.Image:
@@ -68,11 +78,11 @@ def opened(path: str) -> Iterator[BinaryIO]:
         path: any name the system can open, `/dev/stdin` and pipes included.
 
     Raises:
-        ImageError: it cannot be opened or, inside the block, be read.
+        ImageError: it cannot be opened or, inside the block, be read; or it is a device or a socket.
     """
     try:
         with _open(path) as file:
-            yield file if file.seekable() else io.BytesIO(file.read())
+            yield file if _goes_back(file) else io.BytesIO(_all_of(file))
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -80,27 +90,54 @@ def opened(path: str) -> Iterator[BinaryIO]:
     except PermissionError as error:
         raise ImageError("permission denied") from error
     except MemoryError as error:
-        raise ImageError(_NO_MEMORY) from error
+        raise ImageError(NO_MEMORY) from error
     except OSError as error:
         raise ImageError(_one_line(error.strerror or str(error))) from error
 
 
 def _open(path: str) -> BinaryIO:
     try:
+        mode = os.stat(path).st_mode
+        # To open a device may do something, and to read one may never end.
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise ImageError("a device, not a file")
+        if stat.S_ISSOCK(mode):
+            raise ImageError("a socket, not a file")
         return open(path, "rb")
     except ValueError as error:
         raise ImageError("a path cannot hold a NUL byte; a list made with -print0 needs --null") from error
 
 
+def _goes_back(file: BinaryIO) -> bool:
+    with suppress(OSError):  # some files of /proc go forth only
+        return file.seekable() and file.seek(0, io.SEEK_END) >= 0 and file.seek(0) == 0
+    return False
+
+
+def _all_of(pipe: BinaryIO) -> bytes:
+    content = bytearray()
+    while block := pipe.read(1 << 20):
+        content += block
+        if len(content) > PIPE_BYTES:
+            raise ImageError(f"more than {PIPE_BYTES / 1e6:.0f} MB from a pipe")
+    return bytes(content)
+
+
 def pixels(
-    file: BinaryIO, path: str, preprocess: Preprocess, *, max_megapixels: float, exact: bool = False
-) -> NDArray[np.uint8]:
-    """Decode one file to what a model reads: uint8 [height, width, 3].
+    file: BinaryIO,
+    path: str,
+    preprocess: Preprocess,
+    *,
+    max_megapixels: float,
+    exact: bool = False,
+    memory: Memory = budget.DECODING,
+) -> Image.Image:
+    """Decode one file to what a model reads: an RGB image of its size.
 
     Large images are decoded smaller where their format allows it (JPEG, JPEG 2000), and very large
     ones averaged by whole blocks, but never to less than twice the size that the resize makes of them.
     Where nothing is to be gained, and with `exact`, the result is `preprocess(read_image(path))` to
-    the bit. Threads that decode at once share `defaults.DECODING_BYTES`.
+    the bit.
 
     Args:
         file: can be read more than once, from any position on.
@@ -108,21 +145,22 @@ def pixels(
         preprocess: the model's.
         max_megapixels: larger images are refused from their header, before any decoding.
         exact: decode and resize every pixel, as open_clip does.
+        memory: is asked for what decoding takes at most; unless given, all threads of this process share one.
 
     Raises:
         ImageError: not an image, damaged, too large, or too large for the memory.
     """
     with _identified(file, path, max_megapixels) as image:
         if exact:
-            return _framed(image, preprocess, exact=True)
+            return _framed(image, preprocess, memory, exact=True)
         if image.format in ("JPEG", "MPO"):
-            return _framed(image, preprocess, _drafted(image, preprocess))
+            return _framed(image, preprocess, memory, _drafted(image, preprocess))
         if image.format == "JPEG2000" and image.mode in ("L", "RGB", "I;16"):
             for halvings in _halvings(image, preprocess):
                 # A file with fewer resolutions in it fails, and so does a damaged one: what follows tells them apart.
                 with suppress(Exception), Image.open(file) as again:
-                    return _framed(again, preprocess, _halved(again, halvings))
-        return _framed(image, preprocess)
+                    return _framed(again, preprocess, memory, _halved(again, halvings))
+        return _framed(image, preprocess, memory)
 
 
 @dataclass(frozen=True)
@@ -139,10 +177,15 @@ class _Reduced:
 
 
 def _framed(
-    image: Image.Image, preprocess: Preprocess, reduced: _Reduced | None = None, *, exact: bool = False
-) -> NDArray[np.uint8]:
+    image: Image.Image,
+    preprocess: Preprocess,
+    memory: Memory,
+    reduced: _Reduced | None = None,
+    *,
+    exact: bool = False,
+) -> Image.Image:
     turn = None if image.format == "PNG" else _turn(image)
-    with _MEMORY.hold(_bytes(image, turn, reduced)):
+    with memory.hold(_bytes(image, turn, reduced, exact=exact)):
         image.load()
         turn = _turn(image)  # a PNG may say it after its pixels
         plain = _plain(image)
@@ -155,7 +198,7 @@ def _framed(
                 plain = _with_edge(plain)
             box = reduced.box if reduced else None
             return preprocess.cut(_turned(plain.resize(target, preprocess.resampling, box, _LEAST_AVERAGED), turn))
-        return preprocess(_turned(plain, turn))
+        return preprocess.framed(_turned(plain, turn))
 
 
 def _target(size: tuple[int, int], turn: Image.Transpose | None, preprocess: Preprocess) -> tuple[int, int] | None:
@@ -200,11 +243,13 @@ def _halved(image: Image.Image, halvings: int) -> _Reduced:
 
 def _with_edge(image: Image.Image) -> Image.Image:
     """One more column and row, which repeat the last."""
+    import numpy as np
+
     array = np.asarray(image)
     return Image.fromarray(np.pad(array, [(0, 1), (0, 1), (0, 0)][: array.ndim], mode="edge"))
 
 
-def _bytes(image: Image.Image, turn: Image.Transpose | None, reduced: _Reduced | None) -> int:
+def _bytes(image: Image.Image, turn: Image.Transpose | None, reduced: _Reduced | None, *, exact: bool) -> int:
     """What decoding an image takes at most, measured with Pillow 13; it is not loaded yet."""
     width, height = (reduced.box[2], reduced.box[3]) if reduced else image.size
     if image.mode in ("I", "F"):
@@ -214,7 +259,7 @@ def _bytes(image: Image.Image, turn: Image.Transpose | None, reduced: _Reduced |
     else:
         each = 4 if image.mode in ("RGB", "L") else 8
     each += _DECODER_BYTES.get(image.format or "", 0)
-    if turn is not None and not reduced:
+    if (turn is not None and not reduced) or (exact and image.format == "PNG"):
         each += 4
     # A progressive JPEG is held whole, as coefficients of 2 bytes, before the first pixel is made.
     coefficients = math.prod(reduced.size if reduced else image.size) * 6 if image.info.get("progressive") else 0
@@ -240,7 +285,7 @@ def _identified(file: BinaryIO, path: str, max_megapixels: float) -> Iterator[Im
     except UnidentifiedImageError as error:
         raise ImageError(_why_unknown(file, path)) from error
     except MemoryError as error:
-        raise ImageError(_NO_MEMORY) from error
+        raise ImageError(NO_MEMORY) from error
     except Exception as error:  # a damaged file can raise anything from a decoder; it must cost this image only
         raise _damaged(error) from error
 
@@ -273,6 +318,8 @@ def _plain(image: Image.Image) -> Image.Image:
     """8-bit RGB or grey ("L"), opaque."""
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bit_grey(image)
+    if image.mode in ("P", "PA") and image.palette is None:
+        image = image.copy()  # Pillow loads palettes of ICNS without saying that there is one
     if image.has_transparency_data:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -293,6 +340,8 @@ def from_array(array: "NDArray[Any]") -> Image.Image:
     Raises:
         ImageError: another shape, type or range.
     """
+    import numpy as np
+
     problem = ImageError(f"an array of shape {array.shape} and type {array.dtype} is not an image")
     if array.ndim not in (2, 3) or not array.size:
         raise problem
@@ -320,20 +369,29 @@ def upright(image: Image.Image) -> Image.Image:
             image.load()
         return upright_rgb(image)
     except MemoryError as error:
-        raise ImageError(_NO_MEMORY) from error
+        raise ImageError(NO_MEMORY) from error
     except Exception as error:  # a damaged file can raise anything from a decoder; it must cost this image only
         raise _damaged(error) from error
 
 
 def _eight_bit_grey(image: Image.Image) -> Image.Image:
     """16-bit greys by their full range; wider integers and floats by what they hold."""
+    import numpy as np
+
     if image.mode.startswith("I;16"):
-        return Image.fromarray(_FROM_16_BITS[np.asarray(image)])
+        return Image.fromarray(_from_16_bits()[np.asarray(image)])
     values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
     peak = float(values.max(initial=0.0))
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
     top = next((top for top in tops if peak <= top), peak)
     return Image.fromarray(np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8))
+
+
+@cache
+def _from_16_bits() -> "NDArray[np.uint8]":
+    import numpy as np
+
+    return ((np.arange(65536) + 128) // 257).astype(np.uint8)
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:

@@ -35,6 +35,7 @@ class Options:
         compile: let torch compile the image tower; on a GPU only.
         batch_size: images per forward pass.
         max_megapixels: larger images are refused.
+        image_timeout: seconds that a file may take to be read and decoded; 0 is without end.
         exact_decode: decode and resize every pixel as open_clip does, also where fewer are enough.
         cache: keep between runs what costs time to make.
         image_cache: of this, the embeddings of image files.
@@ -60,6 +61,7 @@ class Options:
     compile: bool = False
     batch_size: int = defaults.BATCH_SIZE
     max_megapixels: float = defaults.MAX_MEGAPIXELS
+    image_timeout: float = defaults.IMAGE_TIMEOUT_S
     exact_decode: bool = False
     cache: bool = True
     image_cache: bool = True
@@ -106,4 +108,6 @@ def checked(options: Options) -> Options:
         raise UsageProblem("--top-k must be at least 1")
     if options.batch_size < 1:
         raise UsageProblem("--batch-size must be at least 1")
+    if not options.image_timeout >= 0:
+        raise UsageProblem("--image-timeout must be at least 0", hint="0 is without end")
     return replace(options, templates=tuple(_listed(options.templates)), template=tuple(_listed(options.template)))

@@ -5,15 +5,22 @@ import os
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from clipzs.errors import OutputError
+from clipzs.errors import OutputError, UsageProblem
+from clipzs.paths import IMAGE_SUFFIXES, printable
 from clipzs.results import Result
+from clipzs.resume import Earlier
 from clipzs.writers import WRITERS, Writer
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_SECONDS_AT_RISK = 5.0  # of results, in a power failure
 _BY_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "tsv"}
 
 
@@ -30,16 +37,23 @@ class Output:
     Lines are appended to a file as they come; what the file held before is given up when the first
     result is there, not earlier. A whole document (`json`, `table`) takes its place in one step at the end.
 
+    Lines appear a batch at a time, whole; a batch that does not fit on the disk leaves nothing of itself. A power
+    failure costs what the last `_SECONDS_AT_RISK` brought. Other processes of clipzs are kept from the file.
+
     Raises:
-        OutputError: the file cannot be written, at the start or on the way.
+        OutputError: the file cannot be written, at the start or on the way, or another process is writing it.
+        UsageProblem: it has the name of an image.
     """
 
     def __init__(self, format_: str, path: Path | None, *, cosine: bool = False) -> None:
         self.path = path
+        self.resumable = path is not None and format_ == "jsonl"
         self.to_terminal = path is None and sys.stdout is not None and sys.stdout.isatty()
         self._whole = format_ == "table" or not WRITERS[format_].streams
-        self._file: BinaryIO | None = None
+        self._file: _Growing | None = None
+        self._earlier: Earlier | None = None
         self._made = self._started = False
+        self._synced = time.monotonic()
         stream = self._opened(path) if path is not None else _standard_output()
         self.writer: Writer
         if format_ == "table":
@@ -48,25 +62,34 @@ class Output:
             colour = self.to_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
             self.writer = TableWriter(stream, colour=colour, cosine=cosine)
         else:
-            self.writer = WRITERS[format_](stream)
+            self.writer = WRITERS[format_](cast(BinaryIO, _Screen(stream)) if self.to_terminal else stream)
 
     def _opened(self, path: Path) -> BinaryIO:
         """The file, appended to and not yet emptied; for a whole document, memory."""
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            raise UsageProblem(f"-o {path} would overwrite an image", hint="name a file for the results after -o")
         if self._whole:
             check_writable(path)
             return io.BytesIO()
         self._made = not path.exists()
         try:
-            self._file = path.open("ab")
+            self._file = _Growing(path)
         except OSError as error:
             raise problem(path, error) from error
         return self._file
+
+    def go_on_after(self, earlier: Earlier) -> None:
+        """Keep the whole records of an earlier run that are in the file, and write behind them."""
+        self._earlier = earlier
 
     def write(self, batch: Sequence[Result]) -> None:
         """Put one batch out and flush it."""
         try:
             self._start()
             self.writer.write(batch)
+            if self._file is not None and time.monotonic() - self._synced > _SECONDS_AT_RISK:
+                self._file.sync()
+                self._synced = time.monotonic()
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -78,6 +101,7 @@ class Output:
             self._start()
             self.writer.close(run)
             if self._file is not None:
+                self._file.sync()
                 self._file.close()
             elif self.path is not None and isinstance(self.writer.stream, io.BytesIO):
                 write_whole(self.path, self.writer.stream.getvalue())
@@ -87,18 +111,121 @@ class Output:
             raise problem(self.path, error) from error
 
     def _start(self) -> None:
-        if not self._started and self._file is not None and self.path is not None and self.path.is_file():
-            self._file.truncate(0)  # a device or pipe has nothing to be emptied
+        if self._started or self._file is None:
+            return
+        if self._earlier is None:
+            self._file.cut(0)
+        elif self._earlier.retried:
+            self._file = self.writer.stream = self._without_retried(self._file, self._earlier)
+        else:
+            self._file.cut(self._earlier.end)
+        if self._made and self.path is not None:
+            _sync_folder(self.path.parent)
         self._started = True
 
+    def _without_retried(self, file: "_Growing", earlier: Earlier) -> "_Growing":
+        """In place of the file, a copy of the records that stay; a kill leaves the one or the other."""
+        path = earlier.path.resolve()
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as copy:
+                earlier.copy(copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+            temporary.chmod(_mode(path))
+            file.close()  # Windows replaces no open file
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+        return _Growing(path)
+
     def abandon(self) -> None:
-        """Leave things as they were found, if nothing was written."""
+        """Leave things as they were found, if nothing was written; but for the torn end of an earlier run."""
         if self._file is not None and not self._file.closed:
             with suppress(OSError):
+                if self._earlier is not None and self._earlier.torn and not self._started:
+                    self._file.cut(self._earlier.end)
                 self._file.close()
         if self.path is not None and self._made and not self._started:
             with suppress(OSError):
                 self.path.unlink()
+
+
+class _Growing(io.FileIO):
+    """A file that grows at its end, by whole writes only, and that no other process of clipzs may have open.
+
+    A device or pipe is written to as it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "ab")
+        try:
+            status = os.fstat(self.fileno())
+            self._ordinary = stat.S_ISREG(status.st_mode)
+            if self._ordinary and not (_locked(self.fileno()) and os.path.samestat(status, path.stat())):
+                raise OutputError(f"{path}: another clipzs is writing it", hint="wait for it, or name another file")
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """All of it or, where the disk is full, nothing.
+
+        Raises:
+            OSError: as the system says.
+        """
+        left = memoryview(data).cast("B")
+        start = os.fstat(self.fileno()).st_size
+        try:
+            while left:
+                left = left[super().write(left) or 0 :]
+        except OSError:
+            self.cut(start)
+            raise
+        return memoryview(data).nbytes
+
+    def cut(self, size: int) -> None:
+        """Leave out what lies behind that many bytes."""
+        if self._ordinary:
+            self.truncate(size)
+
+    def sync(self) -> None:
+        """Return when the disk has it."""
+        if self._ordinary:
+            os.fsync(self.fileno())
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the file for this process, until it is closed; False if another has it. Windows has no such lock."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # some network drives know no locks
+        return True
+    return True
+
+
+class _Screen:
+    """A terminal, given nothing that it would obey, whatever is in names and labels."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes) -> int:
+        """Bytes of lines and tab-separated fields."""
+        text = data.decode("utf-8", "surrogateescape")
+        shown = "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+        return self._stream.write(shown.encode("utf-8", "backslashreplace"))
+
+    def flush(self) -> None:
+        """Show it now."""
+        self._stream.flush()
 
 
 def _standard_output() -> BinaryIO:
@@ -144,11 +271,24 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a power failure may leave the new name with nothing behind it
         temporary.chmod(_mode(path))
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Return when the disk has the folder's new entries, where there is a way to know."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _mode(path: Path) -> int:

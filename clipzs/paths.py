@@ -1,10 +1,12 @@
 """Which files to classify: files, folders and lists in, image paths out, in a stable order."""
 
+import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
 from clipzs.errors import UsageProblem
@@ -17,6 +19,9 @@ _SUFFIXES = """
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 SKIPPED_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "__macosx", "node_modules", "lost+found"})
 STDIN = "-"
+_IMAGE_SUFFIXES = frozenset(map(os.fsencode, IMAGE_SUFFIXES))
+_SKIPPED_FOLDERS = frozenset(map(os.fsencode, SKIPPED_FOLDERS))
+_FOLDER = b"\0"  # after the name of a folder; no name holds it, and it sorts before every byte of one
 
 
 @dataclass(frozen=True)
@@ -53,62 +58,116 @@ class Selection:
         """Whether a list is no ordinary file: its paths may arrive over time, and can be read only once."""
         return STDIN in self.paths or not all(os.path.isfile(path) for path in self.lists)
 
-    def find(self) -> Iterator[Found]:
-        """Every image once per mention, folders in sorted order, as soon as it is known.
+    def find(self, *, ordered: bool = True) -> Iterator[Found]:
+        """Every image once per mention, as soon as it is known.
 
-        A path named by the user or by a list is always yielded, whatever its suffix and whether it
+        What the user named comes in the order in which it was named, a folder's images and subfolders sorted by the
+        bytes of their names. Of the folder that is being searched, and of those around it, the names are held; of no
+        other. A path named by the user or by a list is always yielded, whatever its suffix and whether it
         exists or not: it deserves an answer.
+
+        Args:
+            ordered: False leaves out the sorting, for who only counts.
 
         Raises:
             UsageProblem: a list that cannot be read.
         """
         for path in self.paths:
-            yield from self._listed(path) if path == STDIN else self._expanded(path)
+            yield from self._listed(path, ordered) if path == STDIN else self._expanded(path, ordered)
         for path in self.lists:
-            yield from self._listed(path)
+            yield from self._listed(path, ordered)
 
-    def _expanded(self, path: str) -> Iterator[Found]:
+    def _expanded(self, path: str, ordered: bool) -> Iterator[Found]:
         if os.path.isdir(path):
-            yield from self._walk(path, ())
+            yield from self._walk(os.fsencode(path), ordered)
         else:
             yield Found(path)
 
-    def _listed(self, list_path: str) -> Iterator[Found]:
+    def _listed(self, list_path: str, ordered: bool) -> Iterator[Found]:
         for raw in _entries(list_path, b"\0" if self.null else b"\n"):
-            yield from self._expanded(os.fsdecode(raw))
+            yield from self._expanded(os.fsdecode(raw), ordered)
 
-    def _walk(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
-        """Images of one folder. `above`: device and inode of the folders around it, against symlink loops."""
+    def _walk(self, top: bytes, ordered: bool) -> Iterator[Found]:
+        """Images of a folder and of those inside it. A stack of its own: Python's ends at some hundred folders."""
+        inside: list[tuple[bytes, tuple[int, int], list[bytes]]] = []
+        around: set[tuple[int, int]] = set()  # device and inode of the folders in `inside`, against circles of links
+        next_one: bytes | None = top
+        while True:
+            if next_one is not None:
+                names, place, problem = self._names(next_one, around)
+                if place:
+                    if ordered:
+                        names.sort(reverse=True)
+                    inside.append((next_one, place, names))
+                    around.add(place)
+                if problem is not None:
+                    yield Found(os.fsdecode(next_one), f"cannot look into this folder: {problem.strerror}")
+                next_one = None
+            if not inside:
+                return
+            folder, place, names = inside[-1]
+            if not names:
+                inside.pop()
+                around.remove(place)
+                continue
+            path = os.path.join(folder, names.pop())
+            if path.endswith(_FOLDER):
+                next_one = path[: -len(_FOLDER)]
+            else:
+                yield Found(os.fsdecode(path))
+
+    def _names(
+        self, folder: bytes, around: Set[tuple[int, int]]
+    ) -> tuple[list[bytes], tuple[int, int] | None, OSError | None]:
+        """Names of a folder's images and, marked as such, subfolders; its device and inode; what went wrong.
+
+        Nothing of all that for a folder that is one of those around it.
+        """
+        names: list[bytes] = []
+        place = None
         try:
             status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in around:
+                return names, None, None
+            place = (status.st_dev, status.st_ino)
             with os.scandir(folder) as scan:
-                entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
+                for entry in scan:
+                    name = entry.name
+                    if name.startswith(b"."):
+                        continue
+                    is_folder = _is_folder(entry)
+                    if is_folder is None or self._excluded(entry):
+                        continue
+                    if not is_folder:
+                        names.append(name)
+                    elif self.recursive and name.lower() not in _SKIPPED_FOLDERS:
+                        names.append(name + _FOLDER)
         except OSError as error:
-            yield Found(folder, f"cannot look into this folder: {error.strerror}")
-            return
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            return
-        for entry in entries:
-            if entry.name.startswith(".") or self._excluded(entry):
-                continue
-            try:
-                is_folder, is_file = entry.is_dir(), entry.is_file()
-            except OSError:  # a symlink to itself
-                is_folder = is_file = False
-            if is_folder:
-                if self.recursive and entry.name.lower() not in SKIPPED_FOLDERS:
-                    yield from self._walk(entry.path, (*above, here))
-            elif is_file and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                yield Found(entry.path)
+            return names, place, error  # with what was listed before it went wrong
+        return names, place, None
 
-    def _excluded(self, entry: os.DirEntry[str]) -> bool:
-        if not self.exclude:
-            return False
-        path = f"/{Path(entry.path).as_posix()}"
+    @cached_property
+    def _globs(self) -> list[str]:
         globs = [glob.removeprefix("./").rstrip("/") for glob in self.exclude]
-        globs += [glob.replace("**/", "") for glob in globs if "**/" in glob]  # which may also stand for no folder
-        return any(fnmatchcase(entry.name, glob) or fnmatchcase(path, f"*/{glob}") for glob in globs)
+        return globs + [glob.replace("**/", "") for glob in globs if "**/" in glob]  # which may also mean no folder
+
+    def _excluded(self, entry: os.DirEntry[bytes]) -> bool:
+        if not self._globs:
+            return False
+        name, path = os.fsdecode(entry.name), f"/{Path(os.fsdecode(entry.path)).as_posix()}"
+        return any(fnmatchcase(name, glob) or fnmatchcase(path, f"*/{glob}") for glob in self._globs)
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool | None:
+    """Whether an entry is a folder (True) or an image (False); None for all else: other files, sockets, devices."""
+    named_so = os.path.splitext(entry.name)[1].lower() in _IMAGE_SUFFIXES
+    try:
+        if named_so and entry.is_file():
+            return False
+        return True if entry.is_dir() else None
+    except OSError as error:
+        # A link to itself is nothing. Of other faults the image has a record: from the attempt to open it.
+        return False if named_so and error.errno != errno.ELOOP else None
 
 
 def _entries(list_path: str, separator: bytes) -> Iterator[bytes]:
@@ -145,7 +204,7 @@ def _clean(entry: bytes, separator: bytes) -> bytes:
     return entry.removesuffix(b"\r") if separator == b"\n" else entry
 
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:

@@ -1,19 +1,18 @@
 """Images in, their embeddings out: from the cache where it has them, decoded and through the model where it has not."""
 
-import hashlib
-import io
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any, BinaryIO, Union
+from typing import Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipzs import defaults, filehashes, images, stream
-from clipzs.budget import Budget
+from clipzs import filehashes, images, stream
+from clipzs.decoders import DECODERS, Decoding
 from clipzs.errors import ImageError
 from clipzs.imagecache import Content, ImageCache
 from clipzs.paths import Found
@@ -24,7 +23,6 @@ ImageLike = Union[str, "PathLike[str]", Image.Image, "NDArray[Any]", Found]
 Pixels = NDArray[np.uint8]
 
 AHEAD_BYTES = 256_000_000  # of pixels that wait for the model
-_FILES = Budget(defaults.DECODING_BYTES)  # what is held of files while they are hashed and decoded
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,7 @@ class Pipeline:
         size: int,
         max_megapixels: float,
         exact: bool,
+        timeout: float,
     ) -> None:
         """Set up.
 
@@ -75,13 +74,13 @@ class Pipeline:
             size: images in a call of `encode`, at most.
             max_megapixels: larger images are refused.
             exact: decode every pixel of large images.
+            timeout: seconds that a file may take to be read and decoded; 0 is without end.
         """
         self._encode = encode
         self._preprocess = preprocess
         self._cache = cache
         self._size = size
-        self._max_megapixels = max_megapixels
-        self._exact = exact
+        self._decoding = Decoding(preprocess, max_megapixels, exact, timeout)
         self._buffer: Pixels | None = None
 
     def __call__(self, given: Iterable[ImageLike], *, live: bool = False) -> Generator[Batch, None, None]:
@@ -98,7 +97,7 @@ class Pipeline:
             enumerate(given),
             self._prepared,
             size=self._size,
-            ahead=max(stream.THREADS, min(self._size, AHEAD_BYTES // (height * width * 3))),
+            window=max(stream.THREADS, min(2 * self._size, AHEAD_BYTES // (height * width * 3))),
             live=live,
             known=self._known,
             weigh=lambda numbered: _bytes(numbered[1]),
@@ -137,22 +136,18 @@ class Pipeline:
 
     def _read(self, path: str) -> _Prepared:
         """Hash and decode the same bytes of a file, so that no embedding is kept under the hash of others."""
-        with images.opened(path) as file:
-            size = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            # What a device holds has no size, and may have no end; what is so large is no photo.
-            if self._cache is None or not 0 < size <= defaults.DECODING_BYTES:
-                return _Prepared(path, pixels=self._pixels(file, path))
-            with _FILES.hold(size):
-                stamp = filehashes.stamp(file)
-                data = file.read(size)
-                content = Content(path, stamp, hashlib.sha256(data).digest())
-                vector = self._cache.of_content(content)
-                pixels = self._pixels(io.BytesIO(data), path) if vector is None else None
-                return _Prepared(path, vector=vector, pixels=pixels, content=content)
+        prepared, now = _Prepared(path), time.time_ns()
 
-    def _pixels(self, file: BinaryIO, path: str) -> Pixels:
-        return images.pixels(file, path, self._preprocess, max_megapixels=self._max_megapixels, exact=self._exact)
+        def known(sha256: str, mark: str | None) -> bool:
+            stamp = filehashes.settled(mark.encode(), now) if mark else None
+            prepared.content = Content(path, stamp, bytes.fromhex(sha256))
+            prepared.vector = self._cache.of_content(prepared.content) if self._cache else None
+            return prepared.vector is not None
+
+        pixels = DECODERS.decode(path, self._decoding, known if self._cache else None)
+        if pixels:
+            prepared.pixels = np.frombuffer(pixels, np.uint8).reshape(*self._preprocess.size, 3)
+        return prepared
 
     def _embedded(self, some: Sequence[_Prepared]) -> Batch:
         """Run the model over those that need it."""

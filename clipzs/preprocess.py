@@ -1,14 +1,19 @@
 """An upright RGB image → the pixels a model reads. PIL and numpy only; the model itself normalises them.
 
+numpy is imported when it is needed: what decodes files in processes of their own does without it.
+
 Bit-equal to the geometry of open_clip's evaluation transform (Resize, CenterCrop or pad on a PIL image),
 whose steps in torchvision this follows; the tests compare the two.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -39,8 +44,14 @@ class Preprocess:
     resize_mode: str = "shortest"
     fill_color: int = 0
 
-    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+    def __call__(self, image: Image.Image) -> "NDArray[np.uint8]":
         """An RGB or grey ("L") image of any size → uint8 [height, width, 3]."""
+        import numpy as np
+
+        return np.array(self.framed(image))
+
+    def framed(self, image: Image.Image) -> Image.Image:
+        """An RGB or grey ("L") image of any size → an RGB one of the model's."""
         if self._is_thread(image.width, image.height):
             longest = _MAX_RATIO * min(image.size)  # what is cut off here would be cut off below
             image = _centred(image, min(image.width, longest), min(image.height, longest), 0)
@@ -57,11 +68,11 @@ class Preprocess:
         """(width, height) that an image of this size is resized to, before the cut; None if it is cut first as well."""
         return None if self._is_thread(width, height) else self._resized(width, height)
 
-    def cut(self, resized: Image.Image) -> NDArray[np.uint8]:
-        """An image of the size `target` → uint8 [height, width, 3]: its middle, padded where the model wants more."""
+    def cut(self, resized: Image.Image) -> Image.Image:
+        """The middle of an image of the size `target`, in RGB, padded where the model wants more."""
         rgb = resized if resized.mode == "RGB" else resized.convert("RGB")  # greys are a third of the work until here
         height, width = self.size
-        return np.array(_centred(rgb, width, height, self.fill_color if self.resize_mode == "longest" else 0))
+        return _centred(rgb, width, height, self.fill_color if self.resize_mode == "longest" else 0)
 
     def _is_thread(self, width: int, height: int) -> bool:
         return self.resize_mode == "shortest" and max(width, height) > _MAX_RATIO * min(width, height)

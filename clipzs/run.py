@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -13,9 +14,11 @@ from typing import Any
 from clipzs import __version__
 from clipzs.classifier import Classifier
 from clipzs.errors import ClipzsError, OutputError
+from clipzs.interrupts import Interrupts
 from clipzs.output import Output, check_writable, problem, write_whole
 from clipzs.paths import Selection
 from clipzs.results import Result
+from clipzs.resume import Earlier
 from clipzs.writers import json_text
 
 REASONS_KEPT = 20
@@ -30,51 +33,69 @@ class Run:
         images: results written.
         errors: of these, images that could not be read.
         reasons: path and reason of the first of those.
-        interrupted: whether Ctrl-C ended it.
+        earlier: what an earlier run has left in the output, if this one goes on from there.
+        interrupted: the signal that ended it, if one did.
     """
 
     def __init__(
-        self, classifier: Classifier, selection: Selection, output: Output, *, log: Path | None = None
+        self,
+        classifier: Classifier,
+        selection: Selection,
+        output: Output,
+        *,
+        earlier: Earlier | None = None,
+        log: Path | None = None,
     ) -> None:
         self.classifier = classifier
         self.selection = selection
         self.output = output
+        self.earlier = earlier
+        if earlier is not None:
+            output.go_on_after(earlier)
         self.log = log
         if log is not None:
             check_writable(log)
         self.images = self.errors = 0
         self.reasons: list[tuple[str, str]] = []
-        self.interrupted = False
+        self.interrupted: int | None = None
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
 
-    def __call__(self, advance: Callable[[int], None]) -> None:
-        """Run to the end, to Ctrl-C, or to a failure; what was computed is written in every case.
+    def __call__(self, advance: Callable[[int], None], put_off: Callable[[], None]) -> None:
+        """Run to the end, to Ctrl-C (or its like), or to a failure; what was computed is written in every case.
 
         Args:
             advance: called with the number of images of each batch, before they are written.
+            put_off: called from a signal handler when Ctrl-C has to wait for the batch under way.
 
         Raises:
             ClipzsError: what made it fail.
         """
-        try:
-            with closing(self.classifier.batches(self.selection.find(), live=self.selection.live)) as batches:
-                for batch in batches:
-                    advance(len(batch))
-                    self.output.write(batch)
-                    self._count(batch)
-        except KeyboardInterrupt:
-            self.interrupted = True
-        except OutputError:
-            raise
-        except ClipzsError as error:
+        wanted = self.selection.find()
+        if self.earlier is not None:
+            wanted = self.earlier.left(wanted)
+        with Interrupts(put_off) as interrupts:
+            try:
+                running = self.classifier.batches(wanted, live=self.selection.live, begun=interrupts.begin)
+                with closing(running) as batches:
+                    for batch in batches:
+                        interrupts.begin()
+                        advance(len(batch))
+                        self.output.write(batch)
+                        self._count(batch)
+                        interrupts.end()
+            except KeyboardInterrupt:
+                self.interrupted = interrupts.signal or signal.SIGINT
+            except ClipzsError as error:
+                if self.images and self.output.resumable and (isinstance(error, OutputError) or not error.hint):
+                    error.hint = "when that is mended, the same command with --resume goes on from there"
+                if self.images and not isinstance(error, OutputError):
+                    self._finish(str(error))
+                raise
             if self.images:
-                self._finish(str(error))
-            raise
-        if self.images:
-            self._finish(None)
-        else:
-            self.output.abandon()
+                self._finish(None)
+            else:
+                self.output.abandon()
 
     def _count(self, batch: Sequence[Result]) -> None:
         failed = [(result.path, result.error) for result in batch if result.error is not None]
@@ -105,7 +126,7 @@ class Run:
             "precision": classifier.encoder.precision if read_any else None,
             "images": self.images,
             "errors": self.errors,
-            "interrupted": self.interrupted,
+            "interrupted": self.interrupted is not None,
             "failure": failure,
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._clock, 3),
@@ -120,6 +141,7 @@ class Run:
                 {"label": label.name, "group": label.group, "prompts": list(prompts)}
                 for label, prompts in zip(classifier.labels, classifier.prompts, strict=True)
             ],
+            "done_before": self.earlier.skipped if self.earlier else 0,
             "prompts_encoded": classifier.prompts_encoded,
             "logit_scale": classifier.encoder.logit_scale if self.images > self.errors else None,
             "versions": {"python": platform.python_version(), **_versions()},

@@ -21,7 +21,7 @@ def batches(
     work: Callable[[Item], Done],
     *,
     size: int,
-    ahead: int | None = None,
+    window: int | None = None,
     live: bool = False,
     known: Callable[[Sequence[Item]], Sequence[Done | None]] = lambda items: [None] * len(items),
     weigh: Callable[[Item], int] = lambda item: 0,
@@ -34,7 +34,7 @@ def batches(
         items: consumed on a thread of its own, so that slow sources and slow models overlap.
         work: runs on several threads at once.
         size: results of work in a list.
-        ahead: how many more are worked on before they are asked for; None is one more list.
+        window: how many are worked on, or done, before they are asked for; None is two lists.
         live: hand over what is there instead of waiting for a full list.
         known: results that cost no work, None for the other items. A list may hold `KNOWN_AT_ONCE` of them.
         weigh: bytes of memory that an item takes until it is worked on.
@@ -42,7 +42,7 @@ def batches(
     source = _Source(items, weigh)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="clipzs-decode")
     try:
-        line = _Line(source, pool, work, known, size=size, ahead=size if ahead is None else ahead)
+        line = _Line(source, pool, work, known, size=size, window=window or 2 * size)
         while line.fill(live=live):
             batch, failure = line.take()
             if batch:
@@ -132,10 +132,10 @@ class _Line(Generic[Item, Done]):
         known: Callable[[Sequence[Item]], Sequence[Done | None]],
         *,
         size: int,
-        ahead: int,
+        window: int,
     ) -> None:
         self._source, self._pool, self._work, self._known = source, pool, work, known
-        self._size, self._window = size, size + ahead
+        self._size, self._window = size, window
         self._at_once = size  # items looked up together: more while nearly all are known
         self._held: deque[Done | None] = deque()  # None: its turn in `_futures`, then `_waiting`
         self._futures: deque[Future[Done]] = deque()

@@ -11,7 +11,9 @@ from typing import Any, BinaryIO, Protocol
 from clipzs.results import Result
 
 _ESCAPED = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# What a spreadsheet takes for the start of a formula, also behind blanks that it leaves out or in full width; and all
+# that would look as if it had been protected already.
+_FORMULA = re.compile(r"'*[\s\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n]")
 
 
 class Writer(Protocol):
@@ -105,7 +107,8 @@ class TsvWriter:
 class CsvWriter:
     """path,label,score,error with a header, quoted where needed.
 
-    A label or path that a spreadsheet would run as a formula gets a leading apostrophe.
+    A label or path that a spreadsheet would run as a formula gets a leading apostrophe; so does one with apostrophes
+    before a formula, so that taking one away gives every text back.
     """
 
     streams = True
@@ -169,8 +172,9 @@ def _bytes(text: str) -> bytes:
 
 def _quoted(field: str) -> str:
     # Python's csv module before 3.13 leaves a lone carriage return unquoted, and then reads it as a line's end.
-    return '"' + field.replace('"', '""') + '"' if any(mark in field for mark in ',"\r\n') else field
+    # The semicolon and the tab part the cells where spreadsheets are told so, or guess.
+    return '"' + field.replace('"', '""') + '"' if any(mark in field for mark in ',"\r\n;\t') else field
 
 
 def _no_formula(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    return f"'{text}" if _FORMULA.match(text) else text

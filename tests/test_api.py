@@ -224,6 +224,8 @@ def test_settings_and_options_mean_the_same_and_exclude_each_other():
         ({"pretrained": "openai"}, "--pretrained needs the architecture"),
         ({"top_k": 0}, "--top-k must be at least 1"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
+        ({"image_timeout": -1}, "--image-timeout must be at least 0"),
+        ({"image_timeout": float("nan")}, "--image-timeout must be at least 0"),
     ],
 )
 def test_contradicting_settings_are_refused_at_once(settings, message):

@@ -21,17 +21,19 @@ from PIL import Image
 from test_images import STORED, exif_of
 
 from clipzs import images
-from clipzs.budget import Budget
+from clipzs.budget import DECODING, Budget
 from clipzs.errors import ImageError
-from clipzs.images import opened, pixels, read_image
+from clipzs.images import Memory, opened, pixels, read_image
 from clipzs.preprocess import RESIZE_MODES, Preprocess
 
 Pixels = NDArray[np.uint8]
 PHOTOS = sorted(EXAMPLES.glob("*.jpg"))
 
 
-def decoded(content: bytes, preprocess: Preprocess, *, exact: bool = False, limit: float = 178) -> Pixels:
-    found = pixels(io.BytesIO(content), "x", preprocess, max_megapixels=limit, exact=exact)
+def decoded(
+    content: bytes, preprocess: Preprocess, *, exact: bool = False, limit: float = 178, memory: Memory = DECODING
+) -> Pixels:
+    found = np.asarray(pixels(io.BytesIO(content), "x", preprocess, max_megapixels=limit, exact=exact, memory=memory))
     assert (found.shape, found.dtype) == ((*preprocess.size, 3), np.uint8)
     return found
 
@@ -379,9 +381,9 @@ def test_a_file_can_be_hashed_before_it_is_decoded(tmp_path, format):
     path.write_bytes(file_of(photo(), format, **({"compression": "tiff_lzw"} if format == "TIFF" else {})))
     with opened(str(path)) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-        found = pixels(file, str(path), preprocess, max_megapixels=178)
+        found = np.asarray(pixels(file, str(path), preprocess, max_megapixels=178))
         file.seek(0)
-        again = pixels(file, str(path), preprocess, max_megapixels=178)
+        again = np.asarray(pixels(file, str(path), preprocess, max_megapixels=178))
         file.seek(0)
         assert hashlib.file_digest(file, "sha256").hexdigest() == digest  # type: ignore[arg-type]
     np.testing.assert_array_equal(found, again)
@@ -489,7 +491,6 @@ def test_decoding_on_many_threads_stays_within_the_budget(monkeypatch):
     limit = 3 * 1200 * 840 * 4
     budget, held = Budget(limit), Held()
     asked: list[int] = []
-    monkeypatch.setattr(images, "_MEMORY", budget)
     hold = budget.hold
     monkeypatch.setattr(budget, "hold", lambda amount: asked.append(amount) or hold(amount))
     load = Image.Image.load
@@ -512,7 +513,7 @@ def test_decoding_on_many_threads_stays_within_the_budget(monkeypatch):
 
     def work(content: bytes) -> None:
         try:
-            found.append(decoded(content, Preprocess((224, 224))))
+            found.append(decoded(content, Preprocess((224, 224)), memory=budget))
         except ImageError as error:
             refused.append(str(error))
 
@@ -524,8 +525,8 @@ def test_decoding_on_many_threads_stays_within_the_budget(monkeypatch):
 
 def test_a_reduced_jpeg_asks_for_what_it_decodes_and_a_progressive_one_for_its_coefficients_too(monkeypatch):
     asked: list[int] = []
-    hold = images._MEMORY.hold
-    monkeypatch.setattr(images._MEMORY, "hold", lambda amount: asked.append(amount) or hold(amount))
+    hold = DECODING.hold
+    monkeypatch.setattr(DECODING, "hold", lambda amount: asked.append(amount) or hold(amount))
     preprocess = Preprocess((64, 64))
     both(file_of(photo(size=(1600, 1200))), preprocess)
     both(file_of(photo(size=(1600, 1200)), progressive=True), preprocess)

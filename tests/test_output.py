@@ -136,6 +136,54 @@ def test_a_spreadsheet_is_given_no_formula(start):
     assert rows[1] == ["'" + evil, "'" + evil, "0.500000", ""]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [" =1+1", "\u00a0=1", "\u3000@x", "\n=1", "\ufeff=1", "\u200b-1", "\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20x",
+     "'=1", "''=1", "a;=1", "a\t=1", 'a"\n=1', "'quoted'", "plain", "'"],
+)  # fmt: skip
+def test_formulas_in_disguise_are_none_either_and_every_text_can_be_had_back(text):
+    stream = io.BytesIO()
+    WRITERS["csv"](stream).write([Result(text, (Score("cat", 0.5),))])
+    written = stream.getvalue().decode()
+    cell = table_rows(written, {"strict": True})[1][0]
+    assert not re.match(r"[\s\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20]", cell)
+    assert (
+        re.sub(r"^'(?='*[\s\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20])", "", cell) if cell != text else text
+    ) == text
+    semicolons = table_rows(written, {"delimiter": ";"})[1]
+    assert not any(part.startswith("=") for part in semicolons)
+
+
+def test_a_label_is_one_line_whatever_is_in_it():
+    stream = io.BytesIO()
+    ends = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"]
+    WRITERS["label"](stream).write([Result("x", (Score(f"a{end}b", 0.5),)) for end in ends])
+    assert stream.getvalue().decode().splitlines() == ["a b"] * len(ends)
+
+
+@pytest.mark.parametrize("format_", [*WRITERS, "table"])
+def test_a_terminal_is_sent_nothing_that_it_would_obey_in_any_format(monkeypatch, format_):
+    evil = "\x1b]0;title\x07\x1b[31m\x9b1m\x7f\u202e\u061c\x08\r\udc9b\n\t"
+    screen, terminal = pty.openpty()
+    with open(terminal, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        output = Output(format_, None)
+        output.write([Result(f"a{evil}b", (Score(f"c{evil}d", 0.9),), model=evil), Result(f"e{evil}f", error=evil)])
+        output.close({"model": evil})
+    shown = os.read(screen, 100_000).decode()  # no broken UTF-8 either
+    os.close(screen)
+    assert {one for one in shown if not one.isprintable()} <= {"\n", "\r", "\t"}  # the terminal's own \r before \n
+    assert "\r" not in shown.replace("\r\n", "")
+    assert ("d" if format_ == "label" else "b") in shown
+
+
+def test_a_pipe_is_given_names_as_they_are(run, tmp_path, cat):
+    name = os.fsencode(tmp_path) + b"/a\x1b[31m\xff.jpg"
+    os.link(cat, name) if os.stat(cat).st_dev == os.stat(tmp_path).st_dev else Path(os.fsdecode(name)).symlink_to(cat)
+    result = run("classify", os.fsdecode(name), *LABELS, "-f", "csv")
+    assert result.stdout_bytes.splitlines()[1].startswith(name + b",cat,")
+
+
 def test_json_holds_nothing_raw_that_a_terminal_would_obey():
     name = "a\x1b[31m\x9b1m\x7f\u2028é😀\udcff"
     stream = io.BytesIO()
@@ -287,6 +335,19 @@ def test_the_output_can_be_a_pipe_of_the_shell(run, cat, format_):
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert b"cat" in received
     assert received.endswith(b"\n")
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv"])
+def test_results_are_on_the_disk_when_the_command_ends(run, cat, tmp_path, monkeypatch, name):
+    """Or a power failure could leave a file without its content."""
+    synced: list[bytes] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}").encode())
+    )
+    run("classify", cat, *LABELS, "-o", tmp_path / name)
+    files = [Path(os.fsdecode(path)).name for path in synced if os.fsdecode(path) != str(tmp_path)]
+    assert [file.startswith((name, f".{name}.")) for file in files] == [True]
+    assert (tmp_path / name).read_text()
 
 
 # The log

@@ -1,15 +1,19 @@
 """Files, folders and lists in; image paths out."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 import shutil
+import socket
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -53,6 +57,11 @@ def stdin(tmp_path: Path) -> Iterator[Stdin]:
     yield give
     os.dup2(kept, 0)
     os.close(kept)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier(["cat", "rocket"], model="tiny", cache=False)
 
 
 def found(*paths: object, **how: object) -> list[str]:
@@ -148,6 +157,47 @@ def test_a_link_to_itself_named_by_the_user_is_an_error_record(run, tree):
     assert (result.exit_code, json.loads(result.stdout)["error"]) == (3, "Too many levels of symbolic links")
 
 
+def test_folders_are_searched_however_deep_and_what_no_path_can_reach_has_a_record(tmp_path, monkeypatch):
+    """A path of 4,096 bytes is the longest that can be opened; what lies deeper is told of, once."""
+    monkeypatch.chdir(tmp_path)
+    try:
+        for depth in range(2500):  # Python's own stack ends at a thousand
+            os.mkdir("d")
+            os.chdir("d")
+            if depth in (0, 1500, 2300):
+                Path("x.png").touch()
+        os.chdir(tmp_path)
+        every = list(Selection(["."]).find())
+        assert [one.path.count("/d") for one in every if one.error is None] == [1501, 1]
+        (cut,) = (one for one in every if one.error)
+        assert cut.error == "cannot look into this folder: File name too long"
+        assert 2000 < cut.path.count("/d") < 2300
+    finally:
+        os.chdir(tmp_path)  # step by step, because `rmtree` is recursive and `rm -r` takes its time
+        depth = 0
+        while os.path.isdir("d"):
+            os.chdir("d")
+            depth += 1
+        for _ in range(depth):
+            Path("x.png").unlink(missing_ok=True)
+            os.chdir("..")
+            os.rmdir("d")
+
+
+def test_only_the_names_of_one_folder_are_held_and_each_takes_less_than_a_hundred_bytes(tmp_path):
+    number = 5000
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "source.png").touch()
+        for each in range(number):
+            os.link(tmp_path / folder / "source.png", tmp_path / folder / f"IMG_{each:07}.png")
+    tracemalloc.start()
+    assert sum(1 for _ in Selection([str(tmp_path)]).find()) == 2 * (number + 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 * number + 50_000
+
+
 # Folders that cannot be listed
 
 
@@ -170,6 +220,101 @@ def test_a_folder_without_permission_has_its_error_record_and_the_rest_goes_on(r
     assert result.exit_code == 3
     assert (first["path"], first["error"]) == ("sub/deep", "cannot look into this folder: Permission denied")
     assert second["label"] == "cat"
+
+
+# Whatever lies in a folder
+
+
+KINDS = ("image", "text", "folder", "fifo", "socket", "broken link", "link to itself", "link up", "link", "empty name")
+
+
+def lay_out(folder: Path, plan: list[tuple[str, list[Any]]]) -> Iterator[Path]:
+    """Make a folder of things of all kinds; yields the paths of which there must be a record."""
+    folder.mkdir()
+    for number, (kind, inside) in enumerate(plan):
+        path = folder / f"{number:02}{kind}.png"
+        match kind:
+            case "image":
+                picture(path)
+                yield path
+            case "text":
+                path.write_text("no picture")
+                yield path
+            case "folder":
+                yield from lay_out(path, inside)
+            case "fifo":
+                os.mkfifo(path)
+            case "socket":
+                with contextlib.closing(socket.socket(socket.AF_UNIX)) as one, contextlib.chdir(folder):
+                    one.bind(path.name)
+            case "broken link":
+                path.symlink_to("nowhere.png")
+            case "link to itself":
+                path.symlink_to(path.name)
+            case "link up":
+                path.symlink_to("..")
+            case "link":
+                picture(folder / f".{number}")
+                path.symlink_to(f".{number}")
+                yield path
+            case "empty name":
+                (folder / ".png").touch()
+
+
+plans = st.recursive(
+    st.lists(st.tuples(st.sampled_from(KINDS), st.just([])), max_size=6),
+    lambda inside: st.lists(st.tuples(st.sampled_from(KINDS), inside), max_size=6),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(plan=plans, mentions=st.lists(st.sampled_from(["tree", "missing.png", "tree/00image.png"]), max_size=4))
+def test_of_every_image_there_is_one_record_a_mention_whatever_else_is_there(classifier, plan, mentions):
+    with tempfile.TemporaryDirectory() as root:
+        tree = os.path.join(root, "tree")
+        named = [os.path.join(root, mention) for mention in mentions]
+        wanted = sorted(map(os.fspath, lay_out(Path(tree), plan)))
+        results = list(classifier.classify(Selection(named).find()))
+        counted = sum(1 for _ in Selection(named).find(ordered=False))
+    expected = [path for one in named for path in (wanted if one == tree else [one])]
+    assert [result.path for result in results] == expected
+    assert counted == len(expected)
+    for result in results:
+        assert (result.error is None) is (result.path in wanted and "text" not in result.path)
+
+
+@pytest.mark.parametrize("kind", ["socket", "device", "folder gone", "nothing", "too long", "below a file"])
+def test_what_is_named_and_is_no_image_has_an_error_record(run, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as one:
+        one.bind("socket")
+        named = {
+            "socket": "socket", "device": "/dev/zero", "folder gone": "gone/", "nothing": "", "too long": "x" * 5000,
+            "below a file": "/dev/null/x.png",
+        }[kind]  # fmt: skip
+        result = run("classify", named, *LABELS, "--json")
+    record = json.loads(result.stdout)
+    assert (result.exit_code, record["path"], record["label"]) == (3, named, None)
+    assert record["error"]
+
+
+def test_files_that_vanish_or_change_after_they_were_found_have_their_records(classifier, tmp_path):
+    for name in ("a", "b", "c"):
+        picture(tmp_path / f"{name}.png")
+
+    def meanwhile() -> Iterator[Found]:
+        for found in Selection([str(tmp_path)]).find():
+            if "b.png" in found.path:
+                os.unlink(found.path)
+            if "c.png" in found.path:
+                os.truncate(found.path, 20)
+            yield found
+
+    results = list(classifier.classify(meanwhile()))
+    assert [Path(result.path).name for result in results] == ["a.png", "b.png", "c.png"]
+    assert [result.error is None for result in results] == [True, False, False]
+    assert results[1].error == "no such file"
 
 
 # Lists
@@ -295,7 +440,8 @@ def test_a_nul_separated_list_without_the_option_says_so(run, tree, stdin):
 
 NASTY = [b"new\nline.png", b"tab\there.png", b"it's \"quoted\".png", b"esc\x1b[31mred.png", b"cr\rback.png",
          b"caf\xe9.png", b"\xff\xfe.png", "日本 😀.png".encode(), b"comma, semi;.png", b"=1+1.png",
-         b"back\\nslash.png", b"[red]x.png", "\u2028\u202e\x85.png".encode(), b" .png"]  # fmt: skip
+         b"back\\nslash.png", b"[red]x.png", "\u2028\u202e\x85.png".encode(), b" .png",
+         b"x" * 251 + b".png"]  # fmt: skip
 
 
 def from_tsv(field: bytes) -> bytes:
@@ -346,11 +492,6 @@ def test_printable_leaves_scripts_and_emoji_alone():
 file_names = st.binary(min_size=1, max_size=40).filter(
     lambda name: not {0, ord("/")} & set(name) and not name.startswith(b".")
 )
-
-
-@pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    return Classifier(["cat", "rocket"], model="tiny", cache=False)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipzs import filehashes, pipeline, stream
+from clipzs import budget, filehashes, pipeline, stream
+from clipzs.budget import Budget
 from clipzs.imagecache import ImageCache
 from clipzs.paths import Found
 from clipzs.pipeline import Batch, Pipeline
@@ -59,7 +61,7 @@ def cache_in(folder: Path, *, model: str = "model", precision: str = "fp32", exa
 
 
 def embedder(model, cache: ImageCache | None = None, *, size: int = SIZE, exact: bool = False) -> Pipeline:
-    return Pipeline(model, Preprocess(size=(8, 8)), cache, size=size, max_megapixels=1.0, exact=exact)
+    return Pipeline(model, Preprocess(size=(8, 8)), cache, size=size, max_megapixels=1.0, exact=exact, timeout=60)
 
 
 def collected(batches: "Iterator[Batch]") -> list[tuple[str, str | list[float]]]:
@@ -236,12 +238,12 @@ def test_what_was_encoded_is_kept_when_the_reader_stops(pictures, tmp_path):
 
 def test_files_are_decoded_while_the_model_works(pictures):
     decoded, ahead = [], []
-    kept = Pipeline._pixels
 
     class Watched(Pipeline):
-        def _pixels(self, file, path):
+        def _read(self, path):
+            prepared = super()._read(path)
             decoded.append(path)
-            return kept(self, file, path)
+            return prepared
 
     class Slow(Colours):
         def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -250,9 +252,38 @@ def test_files_are_decoded_while_the_model_works(pictures):
             ahead.append(len(decoded) - before)
             return super().__call__(pixels)
 
-    watched = Watched(Slow(), Preprocess(size=(8, 8)), None, size=SIZE, max_megapixels=1.0, exact=False)
+    watched = Watched(Slow(), Preprocess((8, 8)), None, size=SIZE, max_megapixels=1.0, exact=False, timeout=60)
     assert collected(watched(pictures)) == expected(pictures)
     assert sum(ahead) >= SIZE
+
+
+def test_no_more_pixels_wait_for_the_model_than_their_bytes_allow(pictures, monkeypatch):
+    """However large a batch is."""
+    monkeypatch.setattr(pipeline, "AHEAD_BYTES", (stream.THREADS + 2) * 8 * 8 * 3)
+    working, go_on, read = threading.Event(), threading.Event(), []
+
+    class Watched(Pipeline):
+        def _read(self, path):
+            prepared = super()._read(path)
+            read.append(path)
+            return prepared
+
+    class Stuck(Colours):
+        def __call__(self, pixels: np.ndarray) -> np.ndarray:
+            working.set()
+            assert go_on.wait(20)
+            return super().__call__(pixels)
+
+    watched = Watched(Stuck(), Preprocess((8, 8)), None, size=30, max_megapixels=1.0, exact=False, timeout=60)
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.extend(collected(watched(pictures * 5))))
+    thread.start()
+    assert working.wait(20)
+    time.sleep(0.5)
+    assert len(read) <= 30 + stream.THREADS + 2
+    go_on.set()
+    thread.join(20)
+    assert found == expected(pictures * 5)
 
 
 def test_images_in_memory_are_taken_no_further_than_their_bytes_allow(monkeypatch):
@@ -305,7 +336,7 @@ def test_a_live_source_is_answered_at_once_from_the_cache_and_from_the_model(pic
 
 def test_a_device_without_end_is_an_error_and_not_the_end_of_memory(tmp_path):
     ((name, error),) = collected(embedder(Colours(), cache_in(tmp_path))(["/dev/zero"]))
-    assert (name, error) == ("/dev/zero", "not an image in a format that can be read")
+    assert (name, error) == ("/dev/zero", "a device, not a file")
 
 
 def test_a_wrong_kind_of_image_is_raised_in_its_place(pictures, tmp_path):
@@ -315,6 +346,26 @@ def test_a_wrong_kind_of_image_is_raised_in_its_place(pictures, tmp_path):
         next(running)
 
 
-def test_large_files_are_held_one_after_the_other(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "_FILES", pipeline.Budget(10))
-    assert collected(embedder(Colours(), cache_in(tmp_path))(pictures)) == expected(pictures)
+def test_large_files_are_held_one_after_the_other(tmp_path, monkeypatch):
+    held, most = [], []
+
+    class Watched(Budget):
+        @contextmanager
+        def hold(self, amount: int) -> Iterator[None]:
+            with super().hold(amount):
+                held.append(amount)
+                most.append(len(held))
+                time.sleep(0.02)
+                yield
+                held.pop()
+
+    monkeypatch.setattr(budget, "FILES", Watched(10))
+    noise = np.random.default_rng(1).integers(0, 256, (10, 2000, 1500, 3), np.uint8)
+    paths = [tmp_path / f"{number}.bmp" for number in range(len(noise))]
+    for path, one in zip(paths, noise, strict=True):
+        Image.fromarray(one).save(path)
+    cached = Pipeline(
+        Colours(), Preprocess((8, 8)), cache_in(tmp_path), size=4, max_megapixels=9, exact=False, timeout=60
+    )
+    assert [name for name, found in collected(cached(paths)) if not isinstance(found, str)] == [*map(str, paths)]
+    assert (len(most), max(most), held) == (10, 1, [])

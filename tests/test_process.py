@@ -67,7 +67,10 @@ def test_ctrl_c_leaves_the_lines_written_so_far_in_the_file(cat, coffee, tmp_pat
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, output) == (130, b"")
-    assert errors == b"note: stopped after 2 images; what was written is complete\n"
+    assert errors == (
+        b"note: stopped after 2 images; what was written is complete\n"
+        b"hint: the same command with --resume goes on from there\n"
+    )
     assert [json.loads(line)["label"] for line in out.read_text().splitlines()] == ["cat", "a cup of coffee"]
     assert (json.loads(log.read_text())["images"], json.loads(log.read_text())["interrupted"]) == (2, True)
 

@@ -1,5 +1,6 @@
 """`clipzs classify`: the main job."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,12 +9,14 @@ import typer
 
 from clipzs import defaults
 from clipzs.cli import options as o
-from clipzs.cli.narration import Progress, say, set_up
-from clipzs.errors import FAILED, INTERRUPTED, SOME_IMAGES_FAILED, UsageProblem
+from clipzs.cli.narration import Progress, say, say_in_handler, set_up
+from clipzs.errors import FAILED, SIGNALLED, SOME_IMAGES_FAILED, UsageProblem
 
 if TYPE_CHECKING:
+    from clipzs.classifier import Classifier
     from clipzs.labels import Label
     from clipzs.paths import Selection
+    from clipzs.resume import Earlier
     from clipzs.run import Run
 
 
@@ -51,10 +54,13 @@ def classify(
     recursive: o.Recursive = True,
     exclude: o.Exclude,
     max_megapixels: o.MaxMegapixels = defaults.MAX_MEGAPIXELS,
+    image_timeout: o.ImageTimeout = defaults.IMAGE_TIMEOUT_S,
     exact_decode: o.ExactDecode = False,
     format_: o.Format = None,
     json: o.Json = False,
     output: o.OutputFile = None,
+    resume: o.Resume = False,
+    retry_errors: o.RetryErrors = False,
     log: o.Log = None,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -62,9 +68,12 @@ def classify(
     """Say which of your labels fits each image, and how well.
 
     Exit codes: 0 all labelled, 1 failed or nothing to classify, 2 wrong usage, 3 some images could not be read
-    (each has its error record), 130 stopped with Ctrl-C.
+    (each has its error record), 130 stopped with Ctrl-C (143 by SIGTERM, 129 by SIGHUP).
     """
     set_up(quiet=quiet, verbose=verbose)
+    from clipzs.decoders import DECODERS
+
+    DECODERS.start()  # ready when the model is
     from clipzs.classifier import Classifier
     from clipzs.options import Options
     from clipzs.output import Output
@@ -77,6 +86,10 @@ def classify(
     selection = _selection(paths or [], files_from, null=null, recursive=recursive, exclude=exclude)
     target = None if output in (None, "-") else Path(str(output))
     chosen_format = _format(format_, json, target)
+    resume = resume or retry_errors
+    if resume:
+        _check_resumable(chosen_format, target, selection, retry_errors=retry_errors)
+    _check_apart(target, [*files_from, *labels_file, *([str(log)] if log else [])])
     options = Options(
         model=None if config and not model else model,
         pretrained=pretrained,
@@ -93,6 +106,7 @@ def classify(
         compile=compile,
         batch_size=batch_size,
         max_megapixels=max_megapixels,
+        image_timeout=image_timeout,
         exact_decode=exact_decode,
         cache=cache,
         image_cache=image_cache,
@@ -111,11 +125,14 @@ def classify(
             progress=progress.prompts,
             compiling=progress.compiling,
         )
-        run = Run(classifier, selection, results, log=log)
-        with progress.shown(None if selection.live else lambda: sum(1 for _ in selection.find())):
-            run(progress.advance)
-        with progress.after():
-            classifier.compile()
+        earlier = _earlier(target, classifier, selection, retry_errors=retry_errors) if resume and target else None
+        run = Run(classifier, selection, results, earlier=earlier, log=log)
+        count = None if selection.live else lambda: sum(1 for _ in selection.find(ordered=False))
+        with progress.shown(count, done=earlier.records if earlier else 0):
+            run(progress.advance, _put_off)
+        if run.interrupted is None:
+            with progress.after():
+                classifier.compile()
     except BaseException:
         results.abandon()
         raise
@@ -157,19 +174,60 @@ def _top_k(format_: str) -> int | None:
     return {"table": defaults.TABLE_TOP_K, "json": None, "jsonl": None}.get(format_, 1)
 
 
+def _check_resumable(format_: str, target: Path | None, selection: "Selection", *, retry_errors: bool) -> None:
+    if target is None or (target.exists() and not target.is_file()):
+        raise UsageProblem("--resume needs the file of the earlier run", hint="name it: -o FILE.jsonl")
+    if format_ != "jsonl":
+        raise UsageProblem(
+            f"--resume goes on with JSON Lines only: {format_} does not say what made its scores",
+            hint="write JSON Lines: -o FILE.jsonl, or --json",
+        )
+    if retry_errors and selection.live:
+        raise UsageProblem(
+            "--retry-errors reads the list of paths twice, which a pipe cannot",
+            hint="write the list to a file and name it with --files-from",
+        )
+
+
+def _check_apart(target: Path | None, others: list[str]) -> None:
+    """The results must not be written over what is still to be read."""
+    for other in others:
+        if target is not None and target.is_file() and os.path.exists(other) and os.path.samefile(target, other):
+            raise UsageProblem(f"-o {target} would overwrite {other}", hint="name another file after -o")
+
+
+def _earlier(path: Path, classifier: "Classifier", selection: "Selection", *, retry_errors: bool) -> "Earlier":
+    from clipzs.resume import Earlier
+
+    again = selection.find(ordered=False) if retry_errors else None
+    return Earlier(path, classifier.configuration, scores=classifier.scores_kept, retry=again)
+
+
+def _put_off() -> None:
+    say_in_handler("stopping after the batch under way; once more stops at once")
+
+
 def _concluded(run: "Run", *, reasons_shown: bool, quiet: bool) -> int:
     """The exit code, with the closing words that go with it."""
-    if run.interrupted:
-        say(f"stopped after {run.images} images; what was written is complete", kind="note")
-        return INTERRUPTED
-    if run.images == 0:
+    before = run.earlier.records if run.earlier else 0
+    images, errors = run.images + before, run.errors + (run.earlier.errors if run.earlier else 0)
+    if run.interrupted is not None:
+        say(f"stopped after {run.images} images; what was written is complete")
+        if run.output.resumable:
+            say("the same command with --resume goes on from there", kind="hint")
+        return SIGNALLED + run.interrupted
+    if run.images == 0 and not (run.earlier and run.earlier.skipped):
         say("nothing to classify: no images found", kind="error")
         say("folders are searched for the usual image suffixes; a file named directly is always tried", kind="hint")
         return FAILED
-    if run.errors:
+    if run.images == 0 and not quiet:
+        say(f"nothing left to do: {run.output.path} has a record of every image")
+    if errors:
         if not quiet:
             for path, reason in run.reasons if not reasons_shown else ():
                 say(f"{path}: {reason}", kind="error")
-            say(f"{run.errors} of {run.images} images could not be read", kind="error")
+            say(f"{errors} of {images} images could not be read", kind="error")
+            if run.earlier:
+                say("--retry-errors tries them again", kind="hint")
         return SOME_IMAGES_FAILED
     return 0

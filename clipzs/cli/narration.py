@@ -6,7 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from clipzs.errors import ClipzsError
@@ -22,6 +22,13 @@ def say(text: str, *, kind: str = "note") -> None:
             sys.stderr.flush()
         except OSError:  # standard error is closed or full; there is nowhere left to say so
             return
+
+
+def say_in_handler(text: str) -> None:
+    """As `say`, from a signal handler: past the buffers, and on a terminal with the cursor that a bar may hide."""
+    shows_cursor = "\x1b[?25h" if _on_terminal() else ""
+    with suppress(OSError):
+        os.write(2, f"{shows_cursor}note: {text}\n".encode())
 
 
 def explain(error: ClipzsError) -> None:
@@ -69,17 +76,23 @@ class Progress:
         self.until_first = until_first
         self._bar: Any = None
         self._images: Any = None
+        self._find_total: Callable[[], int] | None = None
         self._prompts: Any = None
         self._compiling: Any = None
 
     @contextmanager
-    def shown(self, count: Callable[[], int] | None) -> Iterator["Progress"]:
-        """Show it. `count` finds the number of images meanwhile, on a thread; None where it cannot be known."""
+    def shown(self, count: Callable[[], int] | None, *, done: int = 0) -> Iterator["Progress"]:
+        """Show it.
+
+        Args:
+            count: finds the number of images, on a thread that starts with the first results: it must not hold
+                them up. None where the number cannot be known.
+            done: images that an earlier run has done.
+        """
         with self._live() if self.enabled else nullcontext() as self._bar:
             if self._bar is not None:
-                self._images = self._bar.add_task("loading the model", total=None)
-                if count is not None and not self.until_first:
-                    threading.Thread(target=self._count, args=(count,), daemon=True).start()
+                self._images = self._bar.add_task("loading the model", total=None, completed=done)
+                self._find_total = None if self.until_first else count
             yield self
 
     @contextmanager
@@ -114,9 +127,9 @@ class Progress:
             SpinnerColumn(), TextColumn("{task.description}"), *counted, console=Console(stderr=True), transient=True
         )
 
-    def _count(self, count: Callable[[], int]) -> None:
-        total = count()
-        self._bar.update(self._images, total=total)
+    def _count(self, bar: Any, find_total: Callable[[], int]) -> None:
+        with suppress(ClipzsError):  # a list that is gone; the run will say so
+            bar.update(self._images, total=find_total())
 
     def advance(self, images: int) -> None:
         """So many more images are done and about to be written."""
@@ -124,8 +137,11 @@ class Progress:
             return
         if self.until_first:
             self._bar.stop()
-        else:
-            self._bar.update(self._images, advance=images, description="images")
+            return
+        if self._find_total is not None:
+            threading.Thread(target=self._count, args=(self._bar, self._find_total), daemon=True).start()
+            self._find_total = None
+        self._bar.update(self._images, advance=images, description="images")
 
     def compiling(self, done: int, total: int) -> None:
         """So many steps of compiling the model are done."""

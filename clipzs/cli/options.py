@@ -84,6 +84,11 @@ Exclude = Annotated[
 MaxMegapixels = Annotated[
     float, option("--max-megapixels", min=0.0, help="Refuse larger images before decoding them.", panel=IMAGES)
 ]
+ImageTimeout = Annotated[
+    float,
+    option("--image-timeout", metavar="SECONDS", min=0.0, help="Give up on an image after so long; 0 never does.",
+           panel=IMAGES),
+]  # fmt: skip
 ExactDecode = Annotated[
     bool,
     option("--exact-decode", help="Decode every pixel of large images: slower, bit-equal to open_clip.", panel=IMAGES),
@@ -235,6 +240,14 @@ Format = Annotated[
 Json = Annotated[bool, option("--json", help="Short for --format jsonl: one JSON object per image.", panel=OUTPUT)]
 OutputFile = Annotated[
     str | None, option("--output", "-o", metavar="FILE", help="Write there instead of standard output.", panel=OUTPUT)
+]
+Resume = Annotated[
+    bool,
+    option("--resume", help="Go on where an earlier run stopped: keep what -o FILE.jsonl holds, do the rest.",
+           panel=OUTPUT),
+]  # fmt: skip
+RetryErrors = Annotated[
+    bool, option("--retry-errors", help="As --resume, and try again what could not be read.", panel=OUTPUT)
 ]
 Log = Annotated[
     Path | None,
