@@ -8,6 +8,7 @@ import atexit
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,6 +47,8 @@ from clipzs.decodeworker import main
 main(int(sys.argv[1]))
 """
 _ALONE = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}  # there is one thread to be fast for
+
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)", re.ASCII).fullmatch
 
 Known = Callable[[str, str | None], bool]
 
@@ -111,7 +114,10 @@ class Decoders:
         }
         try:
             with _Answers(known) as answers:
-                answer, pixels = self._tried(request, answers, how.timeout)
+                if _is_only_here(path):
+                    answer, pixels = _here(request, answers)
+                else:
+                    answer, pixels = self._tried(request, answers, how.timeout)
         except _Crash as crash:
             if crash.late or not os.path.isfile(path):  # what was read of a pipe is gone
                 raise ImageError(str(crash)) from crash
@@ -133,9 +139,7 @@ class Decoders:
     ) -> tuple[Message, bytes]:
         worker = self._taken(fresh=fresh)
         if worker is None:
-            from clipzs.decodeworker import decode
-
-            return decode(request, answers)
+            return _here(request, answers)
         try:
             done = worker.answer(request, answers, timeout)
         except BaseException:
@@ -374,6 +378,21 @@ class _Worker:
         os.dup2(null, self._answers.fileno())
         os.close(null)
         self._process.returncode = 0
+
+
+def _here(request: Message, answers: _Answers) -> tuple[Message, bytes]:
+    """What becomes of one file, without a worker."""
+    from clipzs.decodeworker import decode
+
+    return decode(request, answers)
+
+
+def _is_only_here(path: str) -> bool:
+    """Whether a path is an open file of this process that its children do not get."""
+    opened = _DESCRIPTOR(path)
+    with suppress(OSError):
+        return opened is not None and not os.get_inheritable(int(opened[1]))
+    return False
 
 
 def _cause(code: int) -> str:
