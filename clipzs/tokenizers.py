@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -18,11 +18,12 @@ from clipzs import hub
 from clipzs.backend import INSTALL, BackendSettings, BackendTokenizer
 from clipzs.bpe import CLEAN, BpeTokenizer
 from clipzs.checkpoint import short
-from clipzs.chinese import ChineseClip
 from clipzs.encoder import Tokens
 from clipzs.errors import ModelError, ModelUnavailable, UsageProblem
 from clipzs.modelspec import ModelSpec
-from clipzs.wordpiece import wordpiece_tokenizer
+
+if TYPE_CHECKING:
+    from clipzs.chinese import ChineseClip
 
 # A description is given out only if it leads to the same ids for all of these.
 _CHECKS = (
@@ -55,8 +56,10 @@ def tokenizer_for(spec: ModelSpec) -> TextTokenizer:
         ModelError: it needs a package that is missing, or its settings make no sense.
         UsageProblem: it is to be told a language that it does not know.
     """
-    if isinstance(spec, ChineseClip):
-        return wordpiece_tokenizer(spec)
+    if spec.backend == "chinese-clip":
+        from clipzs.wordpiece import wordpiece_tokenizer  # not needed for any other model
+
+        return wordpiece_tokenizer(cast("ChineseClip", spec))
     text = spec.config["text_cfg"]
     options = {"context_length": spec.context_length, **(text.get("tokenizer_kwargs") or {})}
     try:

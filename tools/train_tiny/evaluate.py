@@ -3,7 +3,7 @@
 ``python -m tools.train_tiny.evaluate --data DATA --work WORK --product FOLDER [--final]``
 
 Without ``--final`` only ``val`` and the slices kept out of training are looked at; the temperature
-is fitted on them. With it the held-out photos of ``eval`` are reported as well, and eval.json is written.
+is fitted on ``val``. With it the held-out photos of ``eval`` are reported as well, and eval.json is written.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .augment import plain
 from .common import parser, write_json
 from .pictures import load_val
 from .prompts import ENSEMBLE
+from .tables import SLICED
 from .targets import Targets
 
 OTHER_WORDS = {
@@ -160,7 +161,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model, preprocess, tokenizer = export.load(args.product)
     val = val_questions(model, tokenizer, args.work)
-    fitted = fit_scale(val)
+    fitted = fit_scale({name: q for name, q in val.items() if name not in SLICED})
     if args.fit:
         export.set_scale(args.product, fitted)
     scale = fitted if args.fit else float(model.logit_scale.exp())

@@ -20,6 +20,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from timm.optim import Muon
 
 from . import parallel
@@ -96,9 +97,16 @@ def work(rank: int, args: argparse.Namespace, store: Path) -> None:
     parallel.join(rank, args.workers, store)
     torch.manual_seed(args.seed)
     targets = Targets(args.work / "anchors.pt")
-    sampler = Sampler(load_train(args.work, targets.of_key), args.batch // args.workers, args.seed)
+    sampler = Sampler(load_train(args.work, targets), args.batch // args.workers, args.seed)
+    targets.balance(sampler.frequency(targets.count))
     val = load_val(args.work, targets.of_key) if rank == 0 else {}
     model = Tower(MODEL["vision_cfg"]["timm_model_name"]).to(memory_format=torch.channels_last)
+    if args.init:
+        exported = load_file(args.init)
+        model.trunk.load_state_dict(
+            {n.removeprefix("visual.trunk."): v.float() for n, v in exported.items() if n.startswith("visual.trunk.")}
+        )
+        model.log_scale.data.copy_(exported["logit_scale"])
     ema = copy.deepcopy(model)
     parameters = list(model.parameters())
     owner = parallel.owners(parameters, args.workers)
@@ -140,7 +148,7 @@ def work(rank: int, args: argparse.Namespace, store: Path) -> None:
     while step < steps:
         wait_while(args.pause_file)
         progress = step / steps
-        factor = cosine(progress) * min(1.0, (step + 1) / 300)
+        factor = cosine(progress) * min(1.0, (step + 1) / min(300, steps / 10))
         for group in optimizer.param_groups:
             group["lr"] = args.lr * factor
         x, y = sampler(step * args.workers + rank, size_at(args.sizes, progress), args.smallest, args.blank)
@@ -192,6 +200,7 @@ def main() -> None:
     made.add_argument("--blank", type=float, default=0.15, help="share of pictures with a blanked square")
     made.add_argument("--save-every", type=float, default=240, help="seconds")
     made.add_argument("--name", default="image")
+    made.add_argument("--init", type=Path, default=None, help="exported weights (.safetensors) to start from")
     made.add_argument("--stop-after", type=float, default=math.inf, help="seconds")
     args = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -43,7 +43,7 @@ def image_vectors(
     tower.eval()
     vectors, classes = [], []
     for source in sources.values():
-        shuffled = rng.permutation(source.train)
+        shuffled = rng.permutation(np.unique(source.train))
         label = source.classes[shuffled]
         rows = np.sort(np.concatenate([shuffled[label == c][:per_class] for c in np.unique(label)]))
         floor = crop_floor(source.pixels.shape[1], 0.7)
@@ -151,7 +151,7 @@ def main() -> None:
     image = Tower(MODEL["vision_cfg"]["timm_model_name"]).to(memory_format=torch.channels_last)
     image.load_state_dict(torch.load(args.work / args.image, weights_only=False)["ema"])
     z, y = image_vectors(
-        image, load_train(args.work, targets.of_key), args.per_class, MODEL["vision_cfg"]["image_size"], args.seed
+        image, load_train(args.work, targets), args.per_class, MODEL["vision_cfg"]["image_size"], args.seed
     )
     z, scale = z.clone(), image.log_scale.detach().exp()
     share = torch.bincount(y, minlength=targets.count)[y].float() ** -0.5  # large classes less than their number

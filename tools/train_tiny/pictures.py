@@ -11,14 +11,18 @@ import numpy as np
 import torch
 
 from .augment import augment, crop_floor, erase
-from .tables import SHARES, SLICE_EVERY, SLICED, VAL_SETS
+from .tables import OFTEN, SHARES, SLICE_EVERY, SLICED, VAL_SETS
+from .targets import Targets
 
 GREY = {"miniplaces": 0.2}
 
 
 @dataclass
 class Source:
-    """Pixels [n, side, side, 3] uint8, classes [n] of the joint table, rows for training and held out."""
+    """Pixels [n, side, side, 3] uint8, classes [n] of the joint table, rows for training and held out.
+
+    Rows for training may be listed more than once, see ``tables.OFTEN``.
+    """
 
     pixels: np.ndarray
     classes: np.ndarray
@@ -43,9 +47,15 @@ def load(work: Path, name: str, of_key: list[int], keys_of: str | None = None) -
     return Source(np.load(folder / f"{name}.npy", mmap_mode="r"), classes, np.flatnonzero(use), np.flatnonzero(held))
 
 
-def load_train(work: Path, of_key: dict[str, list[int]]) -> dict[str, Source]:
-    """Every data set of SHARES by name; ``of_key`` maps each one's labels to classes."""
-    return {name: load(work, name, of_key[name]) for name in SHARES}
+def load_train(work: Path, targets: Targets) -> dict[str, Source]:
+    """Every data set of SHARES by name, its training rows as often as OFTEN says."""
+    times = np.array([max(OFTEN.get(parent, 1) for parent in ("", *parents)) for _, parents in targets.classes])
+    found = {}
+    for name in SHARES:
+        source = load(work, name, targets.of_key[name])
+        source.train = np.repeat(source.train, times[source.classes[source.train]])
+        found[name] = source
+    return found
 
 
 def load_val(work: Path, of_key: dict[str, list[int]]) -> dict[str, Source]:
@@ -69,6 +79,14 @@ class Sampler:
         if name == self.first:  # takes what the others leave
             return step * self.batch - sum(self._start(o, step) for o in self.sources if o != name)
         return math.floor(step * self.quota[name] + 1e-9)
+
+    def frequency(self, classes: int) -> torch.Tensor:
+        """How often each class occurs in a batch, [classes], summing to one."""
+        found = np.zeros(classes)
+        for name, source in self.sources.items():
+            counts = np.bincount(source.classes[source.train], minlength=classes)
+            found += self.quota[name] / self.batch * counts / counts.sum()
+        return torch.from_numpy(found).float()
 
     def rows(self, name: str, step: int) -> np.ndarray:
         """Row numbers of one source for one step."""

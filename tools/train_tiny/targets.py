@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 RIGHT, WRONG, NEITHER = 1, 0, -1
+BALANCE = 0.5  # of the logarithm of how often a class or coarse word occurs
 
 
 class Targets:
@@ -31,6 +32,8 @@ class Targets:
         similar = self.centres @ self.centres[: self.count].T
         similar = similar[: self.count].masked_fill(self.relation[:, : self.count] != WRONG, -9.0)
         self.soft = torch.softmax(similar / 0.1, dim=1)
+        self.class_offsets = torch.zeros(len(self.variants))
+        self.coarse_offsets = torch.zeros(len(self.variants))
         self._pad()
 
     def _relation(self) -> torch.Tensor:
@@ -63,6 +66,20 @@ class Targets:
                 close[i] |= (centre_sim[parents] > 0.5).any(0)
         return close
 
+    def balance(self, frequency: torch.Tensor) -> None:
+        """Have the loss make up for some classes [C] and their parents being more frequent than others.
+
+        What is added to a logit in training need not be learnt: it is left out afterwards.
+        """
+        parents = (self.relation[:, self.count :] == RIGHT).float()
+        common = frequency @ (parents / parents.sum(1, keepdim=True).clamp(min=1))
+        for offsets, share in (
+            (self.class_offsets[: self.count], frequency),
+            (self.coarse_offsets[self.count :], common),
+        ):
+            log = share.clamp(min=1e-4).log()
+            offsets.copy_(BALANCE * (log - log.mean()))
+
     def _pad(self) -> None:
         self.sizes = torch.tensor([len(v) for v in self.variants])
         self.padded = torch.zeros(len(self.variants), int(self.sizes.max()), self.centres.shape[1])
@@ -90,7 +107,9 @@ def anchor_loss(
     picked = torch.randint(len(targets.nouns), (nouns,))
     noun_logits = (z @ targets.nouns[picked].T * scale).masked_fill(targets.noun_close[y][:, picked], -1e4)
     own = F.one_hot(y, relation.shape[1]).bool()
-    fine = torch.cat([logits.masked_fill((relation != WRONG) & ~own, -1e4), noun_logits], dim=1)
+    fine = torch.cat(
+        [(logits + targets.class_offsets).masked_fill((relation != WRONG) & ~own, -1e4), noun_logits], dim=1
+    )
     fine_log = F.log_softmax(fine, dim=1)
     smooth = (targets.soft[y] * fine_log[:, : targets.count].clamp(min=-30)).sum(1)
     fine_loss = -(0.94 * fine_log.gather(1, y[:, None])[:, 0] + 0.06 * smooth).mean()
@@ -100,5 +119,5 @@ def anchor_loss(
     some = parents.any(1)
     chosen = torch.multinomial(parents[some].float(), 1)
     others = (relation[some] != WRONG).scatter(1, chosen, False)
-    coarse_log = F.log_softmax(logits[some].masked_fill(others, -1e4), dim=1)
+    coarse_log = F.log_softmax((logits + targets.coarse_offsets)[some].masked_fill(others, -1e4), dim=1)
     return fine_loss, -coarse_log.gather(1, chosen).mean()
