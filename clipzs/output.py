@@ -6,8 +6,8 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -126,20 +126,9 @@ class Output:
     def _without_retried(self, file: "_Growing", earlier: Earlier) -> "_Growing":
         """In place of the file, a copy of the records that stay; a kill leaves the one or the other."""
         path = earlier.path.resolve()
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as copy:
-                earlier.copy(copy)
-                copy.flush()
-                os.fsync(copy.fileno())
-            temporary.chmod(_mode(path))
+        with _replacing(path) as copy:
+            earlier.copy(copy)
             file.close()  # Windows replaces no open file
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
         return _Growing(path)
 
     def abandon(self) -> None:
@@ -265,12 +254,18 @@ def write_whole(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    path = path.resolve()
+    with _replacing(path.resolve()) as file:
+        file.write(content)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """What is written in the block takes the place of a file in one step at its end; a failure changes nothing."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())  # or a power failure may leave the new name with nothing behind it
         temporary.chmod(_mode(path))
