@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from clipzs import __version__, catalogue, defaults, devices, hub
+from clipzs.checkpoint import short
 from clipzs.errors import ClipzsError, ModelError, ModelUnavailable
 
 State = Literal["ok", "warning", "error"]
@@ -109,11 +110,7 @@ def _without_fail(check: Callable[[], Iterator[_Found]]) -> Iterator[_Found]:
     except Exception as error:  # whatever is broken on this machine, the rest is still to be told
         name = getattr(check, "__name__", "").strip("_").replace("<lambda>", "folder")
         hint = (error.hint or "") if isinstance(error, ClipzsError) else ""
-        yield _Found(name, f"cannot be examined: {_one_line(error)}", "warning", hint)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:240] or type(error).__name__
+        yield _Found(name, f"cannot be examined: {short(error)}", "warning", hint)
 
 
 def _clipzs() -> Iterator[_Found]:

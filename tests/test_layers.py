@@ -97,8 +97,8 @@ MAY_IMPORT = {
     },
     "pull": {"checkpoint", "chinese", "encoders", "errors", "hub", "modelspec"},
     "doctor": {
-        "__init__", "cachefolder", "catalogue", "compiled", "defaults", "devices", "errors", "hub", "pull", "resolve",
-        "templates",
+        "__init__", "cachefolder", "catalogue", "checkpoint", "compiled", "defaults", "devices", "errors", "hub",
+        "pull", "resolve", "templates",
     },
     "writers": {"results"},
     "table": {"paths", "results"},
