@@ -4,36 +4,27 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from clipzs import defaults, labelchecks, labelfiles, labels, prompts, templates
+from clipzs import labelchecks, labelfiles, labels, prompts, templates
 from clipzs.configuration import Configuration
-from clipzs.devices import chosen_precision, device_and_reason
-from clipzs.embed import label_embeddings
+from clipzs.embedder import Embedder
 from clipzs.encoder import Progress
 from clipzs.engine import Engine
-from clipzs.errors import ModelError, UsageProblem
-from clipzs.filehashes import FileHashes
-from clipzs.imagecache import ImageCache
+from clipzs.errors import UsageProblem
+from clipzs.modelspec import ModelSpec
 from clipzs.options import Options, checked, from_settings
 from clipzs.paths import Found
-from clipzs.pipeline import Batch, ImageLike, Pipeline
-from clipzs.resolve import ModelSpec, in_language, resolve, resolve_config, resolve_default
+from clipzs.pipeline import Batch, ImageLike
 from clipzs.results import Result, Score
-from clipzs.score import Array, ranked, scores, sum_groups
-from clipzs.store import LabelStore
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from clipzs.encoder import Pixels
+from clipzs.score import Array, ranked, sum_groups
+from clipzs.scorers import Scorer, ZeroShot
 
 log = logging.getLogger("clipzs")
 
@@ -81,35 +72,30 @@ class Classifier:
         self.labels = _labels(labels, least=2 if self.options.score == "softmax" else 1)
         if self.options.by_group:
             _check_groups(self.labels)
-        self._progress = progress
-        self._compiling = compiling
+        self.embedder = Embedder(self.options, progress=progress, compiling=compiling)
         chosen = templates.chosen(
             self.options.templates, self.options.template, self.options.context, self.options.prompts_dir
         )
         self.prompts = [prompts.expand(label, chosen) for label in self.labels]
-        self.prompts_encoded = 0
 
-    @cached_property
+    @property
     def model(self) -> ModelSpec:
-        """The model, found on this machine or downloaded.
+        """The model, found on this machine or downloaded; errors as of `Embedder.model`."""
+        return self.embedder.model
 
-        Raises:
-            UnknownModel, ModelUnavailable, ModelError: as `resolve` says.
-        """
-        options, reason = self.options, None
-        if options.model_config is not None:
-            spec = resolve_config(options.model_config, options.pretrained, quick_gelu=options.quick_gelu)
-        elif options.model is None:
-            spec, reason = resolve_default()
-        else:
-            spec = resolve(
-                options.model, options.pretrained, quick_gelu=options.quick_gelu, allow_pickle=options.allow_pickle
-            )
-        if reason:
-            log.warning(reason)
-        if options.language is not None:
-            spec = in_language(spec, options.language)
-        return replace(spec, sha256=FileHashes(self._cache_dir).sha256)
+    @property
+    def encoder(self) -> Engine:
+        """The model itself; errors as of `Embedder.encoder`."""
+        return self.embedder.encoder
+
+    @property
+    def prompts_encoded(self) -> int:
+        """How many different prompts went through the text tower."""
+        return self.embedder.prompts_encoded
+
+    def compile(self) -> None:
+        """As `Embedder.compile`."""
+        self.embedder.compile()
 
     @cached_property
     def configuration(self) -> Configuration:
@@ -137,44 +123,6 @@ class Classifier:
         return min(self.options.top_k or names, names)
 
     @cached_property
-    def encoder(self) -> Engine:
-        """The model itself; its towers are loaded as they are needed.
-
-        Raises:
-            DeviceError: a device or precision this machine lacks.
-            UsageProblem: an option that is for other devices.
-        """
-        options = self.options
-        device, reason = device_and_reason(options.device)
-        log.debug("device %s: %s", device, reason)
-        if options.compile and not device.startswith("cuda"):
-            raise UsageProblem(
-                "--compile is for GPUs: here it takes minutes and gains nothing",
-                hint="leave it out; on a CPU the model is compiled with OpenVINO by itself",
-            )
-        return Engine(
-            self.model,
-            digest=self.model.digest,
-            engine=options.engine,
-            device=device,
-            precision=chosen_precision(options.precision, device),
-            cache_dir=self._cache_dir,
-            torch_compile=options.compile,
-            progress=self._compiling,
-        )
-
-    def compile(self) -> None:
-        """Compile the model for this CPU so that later runs start at once and need no torch, unless that is done.
-
-        Does nothing before the first image was classified, on a GPU, or where the model cannot be compiled.
-        """
-        self.encoder.compile()
-
-    @property
-    def _cache_dir(self) -> Path | None:
-        return (self.options.cache_dir or defaults.cache_dir()) if self.options.cache else None
-
-    @cached_property
     def label_vectors(self) -> Array:
         """float32 [c, d], rows of length 1, one per label.
 
@@ -185,10 +133,7 @@ class Classifier:
                 f"{self.model.name} was not trained for sigmoid scores (it has no logit bias)",
                 hint="use --score softmax, or a SigLIP-type model such as --model multilingual",
             )
-        store = LabelStore(self._cache_dir, self.model.name, self.model.digest)
-        embedded, self.prompts_encoded = label_embeddings(
-            self.prompts, self.encoder, store, digest=self.model.digest, progress=self._progress
-        )
+        embedded = self.embedder.labels(self.prompts)
         names, alike = [label.name for label in self.labels], defaultdict(list)
         for name, one in zip(names, embedded, strict=True):
             alike[one.tokens].append(name)
@@ -199,11 +144,18 @@ class Classifier:
         ):
             if problem:
                 log.warning("%s", problem)
-        return self._finite(np.stack([one.vector for one in embedded]))
+        return np.stack([one.vector for one in embedded])
 
     @cached_property
-    def _label_vectors64(self) -> "NDArray[np.float64]":
-        return self.label_vectors.astype(np.float64)
+    def scorer(self) -> Scorer:
+        """What makes scores of image embeddings."""
+        return ZeroShot(
+            tuple(label.name for label in self.labels),
+            self.label_vectors,
+            kind=self.options.score,
+            scale=self.encoder.logit_scale,
+            bias=self.encoder.logit_bias,
+        )
 
     def classify(self, images: Iterable[ImageLike] | ImageLike) -> Iterator[Result]:
         """One result per image, in order, as batches are done.
@@ -230,32 +182,14 @@ class Classifier:
             live: hand over what is there instead of filling batches.
             begun: called when a batch goes into the model, which may take a while.
         """
-        options = self.options
-        pipeline = Pipeline(
-            partial(self._encode, begun),
-            self.model.preprocess,
-            self._image_cache(),
-            size=options.batch_size,
-            max_megapixels=options.max_megapixels,
-            exact=options.exact_decode,
-            timeout=options.image_timeout,
-        )
-        with closing(pipeline(images, live=live)) as embedded:
+
+        def before() -> None:
+            _ = self.label_vectors  # labels that cannot be had cost no image pass
+            begun()
+
+        with closing(self.embedder.batches(images, live=live, before=before)) as embedded:
             for batch in embedded:
                 yield self._results(batch)
-
-    def _image_cache(self) -> ImageCache | None:
-        if self._cache_dir is None or not self.options.image_cache:
-            return None
-        model, exact = self.model, self.options.exact_decode
-        return ImageCache(self._cache_dir, model.name, model.digest, precision=self.encoder.precision, exact=exact)
-
-    def _encode(self, begun: Callable[[], None], pixels: "Pixels") -> Array:
-        """uint8 [b, height, width, 3] → float32 [b, d]."""
-        self.encoder.expect_images()
-        _ = self.label_vectors  # labels that cannot be had cost no image pass
-        begun()
-        return self._finite(self.encoder.encode_images(pixels))
 
     def _results(self, batch: Batch) -> list[Result]:
         rows = iter(self._scored(batch.vectors) if len(batch.vectors) else ())
@@ -265,21 +199,11 @@ class Classifier:
             for name, error in zip(batch.names, batch.errors, strict=True)
         ]
 
-    def _finite(self, numbers: Array) -> Array:
-        if not np.isfinite(numbers).all():
-            raise ModelError(
-                f"{self.model.name} gives numbers that are not finite", hint="try --precision fp32, or other weights"
-            )
-        return numbers
-
     def _scored(self, embedded: Array) -> Iterator[tuple[Score, ...]]:
         """float32 [n, d] → the kept scores of each image, best first; ties in label order."""
-        labels = self._label_vectors64
-        kind, scale, bias = self.options.score, self.encoder.logit_scale, self.encoder.logit_bias
-        rows = max(1, SCORED_AT_ONCE // len(labels))
+        scorer, rows = self.scorer, max(1, SCORED_AT_ONCE // len(self.labels))
         for start in range(0, len(embedded), rows):
-            table = self._finite(scores(embedded[start : start + rows], labels, kind=kind, scale=scale, bias=bias))
-            names = [label.name for label in self.labels]
+            table, names = self.embedder.finite(scorer(embedded[start : start + rows])), scorer.names
             if self.options.by_group:
                 table, names = sum_groups(table, [label.group or label.name for label in self.labels])
             columns = ranked(table, self.options.top_k)

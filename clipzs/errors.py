@@ -4,6 +4,7 @@ ClipzsError                 exit 1, something failed
 ├── UsageProblem            exit 2, the request itself cannot be served
 │   ├── LabelsError         labels or a labels file
 │   ├── TemplatesError      prompt templates or a template file
+│   ├── TruthError          labelled images, or a file that says what is right
 │   ├── UnknownModel        a model name or tag that does not exist
 │   └── DeviceError         a device or precision this machine lacks
 ├── ModelError              weights that cannot be read or do not fit
@@ -41,6 +42,10 @@ class LabelsError(UsageProblem):
 
 class TemplatesError(UsageProblem):
     """A template set that is unknown or malformed."""
+
+
+class TruthError(UsageProblem):
+    """Labelled images that are missing, too few, or named by a file that cannot be read."""
 
 
 class UnknownModel(UsageProblem):

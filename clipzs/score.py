@@ -77,7 +77,7 @@ def _squash(logits: NDArray[np.float64]) -> None:
     np.exp(logits, out=logits)
 
 
-def sum_groups(scores: Array, groups: Sequence[str]) -> tuple[Array, list[str]]:
+def sum_groups(scores: Array, groups: Sequence[str]) -> tuple[Array, tuple[str, ...]]:
     """Probabilities added up per group.
 
     Args:
@@ -92,7 +92,7 @@ def sum_groups(scores: Array, groups: Sequence[str]) -> tuple[Array, list[str]]:
     order = np.argsort(member, kind="stable")  # the labels of a group side by side
     starts = np.searchsorted(member[order], np.arange(len(number)))
     sums: Array = np.add.reduceat(scores[:, order], starts, axis=1)
-    return sums, list(number)
+    return sums, tuple(number)
 
 
 def ranked(scores: Array, top_k: int | None) -> NDArray[np.intp]:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from clipzs.cli import options as o
+from clipzs.cli.groups import LabelGroup, PromptGroup, grouped
 from clipzs.cli.show import print_lines, print_rows
 
 app = typer.Typer(help="Prompt-template sets: list, show, expand.", no_args_is_help=True)
@@ -38,26 +39,14 @@ def show(name: Name, prompts_dir: o.PromptsDir = None) -> None:
 
 
 @app.command("expand")
-def expand(
-    ctx: typer.Context,
-    *,
-    labels: o.LabelsCsv,
-    label: o.LabelOne,
-    labels_file: o.LabelsFile,
-    templates: o.Templates,
-    template: o.Template,
-    context: o.Context = "",
-    prompts_dir: o.PromptsDir = None,
-) -> None:
+@grouped
+def expand(ctx: typer.Context, *, labels: LabelGroup, prompts: PromptGroup) -> None:
     """The exact prompts of your labels: label, tab, prompt."""
-    from clipzs import labels as labels_module
-    from clipzs import prompts
-    from clipzs import templates as templates_module
-    from clipzs.cli.classify import given_labels
+    from clipzs.labels import checked
+    from clipzs.prompts import expand
+    from clipzs.templates import chosen
     from clipzs.writers import tsv_field
 
-    labels, label, labels_file = o.as_typed(ctx, labels=labels, label=label, labels_file=labels_file)
-    templates, template = o.as_typed(ctx, templates=templates, template=template)
-    chosen = templates_module.chosen(templates, template, context, prompts_dir)
-    checked = labels_module.checked(given_labels(labels, label, labels_file), least=1)
-    print_lines(f"{tsv_field(one.name)}\t{tsv_field(text)}" for one in checked for text in prompts.expand(one, chosen))
+    templates = chosen(prompts.templates, prompts.template, prompts.context, prompts.prompts_dir)
+    named = checked(labels.given(), least=1)
+    print_lines(f"{tsv_field(one.name)}\t{tsv_field(text)}" for one in named for text in expand(one, templates))
