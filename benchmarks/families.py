@@ -92,7 +92,7 @@ def chinese() -> Compared:
             text = tests.vectors(model.get_text_features(**tests.their_ids(folder, texts)))
 
         def run(*arguments: object) -> Any:
-            return CliRunner().invoke(app, [str(argument) for argument in arguments])
+            return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"CLIPZS_DECIMALS": "6"})
 
         scores = tests.our_scores(run, f"cn-clip:{folder}", "--engine", "torch", "--no-cache")
         differences = (

@@ -1,6 +1,6 @@
 """A tokenizer of the transformers package, run by the small tokenizers package alone. No torch, no transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ from clipzs.encoder import Tokens
 from clipzs.errors import ModelError
 
 INSTALL = "pip install 'clipzs[multilingual]'"
+_UNKNOWN = ("<unk>", "[UNK]")  # what stands for a word that has no tokens; where bytes are tokens, it never does
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,12 @@ class BackendTokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._backend.encode_special_tokens = settings.split_special_tokens
+        ids = map(self._backend.token_to_id, _UNKNOWN)
+        self._unknown = next((number for number in ids if number is not None), None)
         self._settings = settings
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Token ids and their number before any cut."""
+        """Token ids, their number before any cut, and words that have none."""
         clean = self._settings.clean
         cleaned = [CLEAN[clean](text) for text in texts] if clean else list(texts)
         return self._with_ends(cleaned) if self._settings.ends else self._as_it_is(cleaned)
@@ -74,6 +77,7 @@ class BackendTokenizer:
         settings = self._settings
         rows = self._rows(texts)
         lengths = tuple(map(len, rows))
+        unknown = self._unknown_words(texts, rows)
         long = [number for number, length in enumerate(lengths) if length > settings.context_length]
         for number, row in zip(long, self._cut([texts[number] for number in long]), strict=True):
             rows[number] = row
@@ -81,7 +85,7 @@ class BackendTokenizer:
         ids = padded(rows, settings.context_length, filler=settings.padding, left=left)
         if settings.zeroed is not None:
             ids[ids == settings.zeroed] = 0
-        return Tokens(ids, lengths)
+        return Tokens(ids, lengths, unknown)
 
     def _cut(self, texts: list[str]) -> list[list[int]]:
         """Ids of texts that are too long; special tokens are put around what is left of them."""
@@ -98,7 +102,35 @@ class BackendTokenizer:
         found = self._rows(texts, special=False)
         ids = padded([[start, *row[: length - 3], end] for row in found], length, filler=self._settings.padding)
         ids[:, -1] = last
-        return Tokens(ids, tuple(len(row) + 3 for row in found))
+        return Tokens(ids, tuple(len(row) + 3 for row in found), self._unknown_words(texts, found))
+
+    def _unknown_words(self, texts: list[str], rows: list[list[int]]) -> tuple[tuple[str, ...], ...]:
+        return unknown_words(texts, rows, self._unknown, lambda words: self._rows(words, special=False))
 
     def _rows(self, texts: list[str], *, special: bool = True) -> list[list[int]]:
         return [each.ids for each in self._backend.encode_batch_fast(texts, add_special_tokens=special)]
+
+
+def unknown_words(
+    texts: Sequence[str],
+    rows: Sequence[Sequence[int]],
+    unknown: int | None,
+    ids_of: Callable[[list[str]], Sequence[Sequence[int]]],
+) -> tuple[tuple[str, ...], ...]:
+    """The words of each text that its tokenizer has no tokens for; () if that is none of any.
+
+    Args:
+        texts: n texts, cleaned.
+        rows: their token ids.
+        unknown: the id that stands for what has none; None where everything has.
+        ids_of: the ids of words by themselves.
+    """
+    strange = {number for number, row in enumerate(rows) if unknown is not None and unknown in row}
+    if not strange:
+        return ()
+    words = list(dict.fromkeys(word for number in strange for word in texts[number].split()))
+    known = {word for word, ids in zip(words, ids_of(words), strict=True) if unknown not in ids}
+    return tuple(
+        tuple(dict.fromkeys(word for word in text.split() if word not in known)) if number in strange else ()
+        for number, text in enumerate(texts)
+    )

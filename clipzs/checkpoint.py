@@ -35,7 +35,7 @@ class Checkpoint:
                 from safetensors import safe_open
 
                 with safe_open(self.path, framework="pt", device="cpu") as file:
-                    names = {_plain(key): key for key in file.keys()}  # noqa: SIM118
+                    names = {plain_name(key): key for key in file.keys()}  # noqa: SIM118
                     return {name: file.get_tensor(key) for name, key in names.items() if wanted(name)}
             return {name: tensor for name, tensor in self._pickled.items() if wanted(name)}
         except (MemoryError, ModelError):
@@ -61,7 +61,7 @@ class Checkpoint:
             raise ModelError(
                 f"{self.path} is a pickle, but not of weights by name", hint="save the model's state_dict() alone"
             )
-        return {_plain(str(key)): tensor for key, tensor in state.items()}
+        return {plain_name(str(key)): tensor for key, tensor in state.items()}
 
     def _problem(self, error: Exception) -> ModelError:
         """torch's own advice in such cases is to switch the safety off, so its words are not passed on."""
@@ -87,7 +87,7 @@ class Checkpoint:
         )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A tensor's name without what wrappers of its model put in front: DataParallel "module.", compile "_orig_mod."."""
     while name.startswith(_WRAPPERS):
         name = name.partition(".")[2]

@@ -1,10 +1,12 @@
 """The whole job as one object: labels and templates to embeddings, images to embeddings, both to results."""
 
 import logging
-from collections import defaultdict
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property, partial
+from itertools import repeat
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipzs import labelchecks, labelfiles, labels, prompts, templates
+from clipzs import defaults, headfile, labelchecks, labelfiles, labels, prompts, templates
+from clipzs.answers import Rules
 from clipzs.configuration import Configuration
 from clipzs.embedder import Embedder
 from clipzs.encoder import Progress
@@ -25,6 +28,7 @@ from clipzs.pipeline import Batch, ImageLike
 from clipzs.results import Result, Score
 from clipzs.score import Array, ranked, sum_groups
 from clipzs.scorers import Scorer, ZeroShot
+from clipzs.store import LabelEmbedding, key
 
 log = logging.getLogger("clipzs")
 
@@ -44,39 +48,54 @@ class Classifier:
 
     def __init__(
         self,
-        labels: Iterable[str | labels.Label] | Path,
+        labels: Iterable[str | labels.Label] | Path | None = None,
         *,
         options: Options | None = None,
         progress: Progress | None = None,
         compiling: Progress | None = None,
+        embedder: Embedder | None = None,
         **settings: Any,
     ) -> None:
         """Set up.
 
         Args:
-            labels: words, `Label`s with aliases, prompts or groups, or the path of a labels file.
+            labels: words, `Label`s with aliases, prompts or groups, or the path of a labels file. None where
+                `options.head` has them.
             options: how to classify.
             progress: called with (done, total) while prompts are encoded.
             compiling: called with (done, total) while the model is compiled for this CPU.
+            embedder: the model, where it is shared with other classifiers; made of the options unless given.
             settings: fields of `Options`, in place of `options`. `templates` may also be one
                 string, and may hold templates ("a photo of a <>") as well as names of sets.
 
         Raises:
-            LabelsError: too few labels, or an empty or duplicate one.
+            LabelsError: too few labels, an empty or duplicate one, or others than those of the head.
+            HeadError: a head that cannot be read.
             TemplatesError: an unknown or malformed template set.
             UsageProblem: options that contradict each other.
         """
         if options is not None and settings:
             raise TypeError(f"options are given, and apart from them: {', '.join(settings)}")
         self.options = checked(options or from_settings(settings))
-        self.labels = _labels(labels, least=2 if self.options.score == "softmax" else 1)
+        shared = self.options.score == "softmax" and not (self.options.unknown or self.options.multi)
+        self.head = headfile.read(self.options.head) if self.options.head else None
+        if self.head is not None and self.options.model is None and self.options.model_config is None:
+            self.options = replace(self.options, model=self.head.model_to_load)
+        if self.head is None or labels:
+            self.labels = _labels(labels or (), least=2 if shared else 1)
+        if self.head is not None:
+            self.labels = self.head.agreeing(self.labels if labels else self.head.labels)
         if self.options.by_group:
-            _check_groups(self.labels)
-        self.embedder = Embedder(self.options, progress=progress, compiling=compiling)
+            _check_groups(self.labels, alone=self.options.unknown)
+        if self.abstains:
+            _check_unknown_label(self.labels, self.options.unknown_label)
+        self.embedder = embedder or Embedder(self.options, progress=progress, compiling=compiling)
         chosen = templates.chosen(
             self.options.templates, self.options.template, self.options.context, self.options.prompts_dir
         )
-        self.prompts = [prompts.expand(label, chosen) for label in self.labels]
+        self.templates = chosen
+        self.prompts = [() if self.head else prompts.expand(label, chosen) for label in self.labels]
+        self.weights = [prompts.weights(label, chosen) for label in self.labels]
 
     @property
     def model(self) -> ModelSpec:
@@ -109,7 +128,37 @@ class Classifier:
             exact_decode=self.options.exact_decode,
             score=self.options.score,
             by_group=self.options.by_group,
+            settings=tuple(self._settings()),
+            unknown=self.options.unknown_label if self.options.unknown else None,
         )
+
+    def _settings(self) -> Iterator[tuple[str, Any, str]]:
+        """As `Configuration.settings` takes them."""
+        options = self.options
+        if self.head is not None:
+            yield "--head", self.head.sha256, f"a head by {self.head.method}"
+        for option, wanted in (("--unknown", options.unknown), ("--multi", options.multi)):
+            if wanted:
+                from clipzs.background import CONSTANTS
+
+                yield option, key(self._background_prompts, CONSTANTS).hex(), "set"
+        if options.negative:
+            yield "--negative", options.negative, ", ".join(options.negative)
+        for option, least in (
+            ("--min-score", options.min_score),
+            ("--min-margin", options.min_margin),
+            ("--threshold", options.threshold),
+        ):
+            if least is not None:
+                yield option, least, f"{least:g}"
+        if self._thresholds:
+            yield "threshold (of labels)", self._thresholds, "set"
+        if any(self.weights):
+            yield "weights (of labels)", self.weights, "set"
+        if self._tuned and self._tuned.logit_scale is not None:
+            yield "logit_scale (of labels)", self._tuned.logit_scale, f"{self._tuned.logit_scale:g}"
+        if self.abstains and options.unknown_label != defaults.UNKNOWN_LABEL:
+            yield "--unknown-label", options.unknown_label, options.unknown_label
 
     @property
     def config(self) -> str:
@@ -128,33 +177,134 @@ class Classifier:
 
         Logs a warning for labels the model cannot read or tell apart, and for prompts it must cut.
         """
+        if self.head is not None:
+            raise UsageProblem("a head has no embeddings of labels", hint="name labels in its place")
         if self.options.score == "sigmoid" and self.encoder.logit_bias is None:
             raise UsageProblem(
                 f"{self.model.name} was not trained for sigmoid scores (it has no logit bias)",
                 hint="use --score softmax, or a SigLIP-type model such as --model multilingual",
             )
-        embedded = self.embedder.labels(self.prompts)
-        names, alike = [label.name for label in self.labels], defaultdict(list)
-        for name, one in zip(names, embedded, strict=True):
-            alike[one.tokens].append(name)
-        for problem in (
-            labelchecks.unreadable([*zip(names, self.prompts, strict=True)], self.model),
-            labelchecks.cut([(name, one.longest) for name, one in zip(names, embedded, strict=True)], self.model),
-            labelchecks.alike(alike.values()),
-        ):
-            if problem:
-                log.warning("%s", problem)
-        return np.stack([one.vector for one in embedded])
+        return self._embedded[0]
+
+    @cached_property
+    def _embedded(self) -> tuple[Array, Array, Array]:
+        """float32 [c, d], [m, d] and [k, d]: of the labels, of the words they are compared with, of what is not wanted.
+
+        Of the two last, nothing where the scores do not need them.
+        """
+        embedded = self.embedder.labels([*self.prompts, *self._background_prompts], self.weights)
+        vectors = np.stack([one.vector for one in embedded])
+        del embedded[len(self.prompts) :]
+        for finding in self._findings(embedded, groups=self.options.by_group, most=labelchecks.MOST_AT_ONCE):
+            log.warning("%s", finding.message)
+        count, last = len(self.labels), len(vectors) - len(self.options.negative)
+        return vectors[:count], vectors[count:last], vectors[last:]
+
+    def findings(self) -> list[labelchecks.Finding]:
+        """What may be wrong with the labels, the worst first; all that classifying warns of, and more."""
+        return self._findings(self.embedder.labels(self.prompts, self.weights), groups=True, most=None)
+
+    def _findings(
+        self, embedded: Sequence[LabelEmbedding], *, groups: bool, most: int | None
+    ) -> list[labelchecks.Finding]:
+        def everyday() -> Array:
+            return self.embedder.texts([templates.fill(self.templates[0], word) for word in labelchecks.EVERYDAY])
+
+        return labelchecks.findings(
+            self.labels, self.prompts, embedded, self.model, everyday=everyday, groups=groups, most=most
+        )
+
+    @cached_property
+    def _background_prompts(self) -> list[tuple[str, ...]]:
+        """The texts of each word that labels are compared with, those that are not wanted last; none where none are."""
+        options = self.options
+        if not (options.unknown or (options.multi and self.encoder.logit_bias is None)):
+            if options.negative:
+                raise UsageProblem(
+                    f"--negative would change nothing: {self.model.name} was trained to give each label its own score",
+                    hint="leave it out, or give it to --unknown",
+                )
+            return []
+        from clipzs.background import words
+
+        return [prompts.expand(labels.Label(text), self.templates) for text in (*words(), *options.negative)]
 
     @cached_property
     def scorer(self) -> Scorer:
-        """What makes scores of image embeddings."""
-        return ZeroShot(
-            tuple(label.name for label in self.labels),
-            self.label_vectors,
-            kind=self.options.score,
-            scale=self.encoder.logit_scale,
-            bias=self.encoder.logit_bias,
+        """What makes scores of image embeddings.
+
+        Raises:
+            HeadError: a head that was made with another model.
+        """
+        if self.head is not None:
+            return self.head.scorer(self.model)
+        options, names, vectors = self.options, tuple(label.name for label in self.labels), self.label_vectors
+        scale, bias = self.logit_scale, self.encoder.logit_bias
+        if self._background_prompts:
+            from clipzs.background import Background, Contrast, WithUnknown
+
+            background = Background(*self._embedded[1:])
+            if options.multi:
+                return Contrast(names, vectors, background)
+            return WithUnknown(names, vectors, background, scale=scale, unknown=options.unknown_label)
+        return ZeroShot(names, vectors, kind="sigmoid" if options.multi else options.score, scale=scale, bias=bias)
+
+    @property
+    def _thresholds(self) -> dict[str, float]:
+        """What labels have of their own, if it holds here; groups have none."""
+        if self.options.by_group:
+            return {}
+        own = {label.name: label.threshold for label in self.labels if label.tuned is None or self._tuned is not None}
+        return {name: threshold for name, threshold in own.items() if threshold is not None}
+
+    @cached_property
+    def _tuned(self) -> labels.Tuned | None:
+        """What the labels were tuned for, if that is what they are used for: only then thresholds and temperature hold.
+
+        Logs a warning if it is not.
+        """
+        tuned = next((label.tuned for label in self.labels if label.tuned), None)
+        if tuned is None or (tuned.logit_scale is None and all(label.threshold is None for label in self.labels)):
+            return None
+        problem = self._differs(tuned)
+        if problem:
+            log.warning("%s: their thresholds and temperature are not used; `clipzs tune` fits new ones", problem)
+        return None if problem else tuned
+
+    def _differs(self, tuned: labels.Tuned) -> str | None:
+        options, here = self.options, self.model
+        if tuned.digest != here.digest:
+            other = f"and this is {here.name}" if here.name != tuned.model else "whose weights or settings were others"
+            return f"the labels were tuned for {tuned.model}, {other}"
+        if any(label.tuned != tuned for label in self.labels) or len(self.labels) != tuned.labels:
+            return f"{tuned.labels} labels were tuned together, and there are others than these now"
+        way = "--multi" if options.multi else "--unknown" if options.unknown else f"--score {options.score}"
+        return None if way == "--score softmax" else f"the labels were tuned for softmax scores, not for {way}"
+
+    @property
+    def logit_scale(self) -> float:
+        """What similarities are multiplied with: the model's own number, or that of tuned labels."""
+        return (self._tuned and self._tuned.logit_scale) or self.encoder.logit_scale
+
+    @property
+    def abstains(self) -> bool:
+        """Whether the answer may be that no label is right."""
+        options = self.options
+        common = (options.min_score, options.min_margin, options.threshold)
+        return options.unknown or any(one is not None for one in (*common, *(label.threshold for label in self.labels)))
+
+    @cached_property
+    def _rules(self) -> Rules | None:
+        """When a label is an answer; None where the best always is."""
+        if not self.abstains:
+            return None
+        options, names = self.options, self.configuration.names
+        common = options.threshold if options.multi else options.min_score
+        least = dict.fromkeys(names, -math.inf if common is None else common) | self._thresholds
+        if options.unknown:
+            least[options.unknown_label] = math.inf
+        return Rules(
+            names, [*least.values()], options.unknown_label, margin=options.min_margin or 0.0, several=options.multi
         )
 
     def classify(self, images: Iterable[ImageLike] | ImageLike) -> Iterator[Result]:
@@ -184,41 +334,57 @@ class Classifier:
         """
 
         def before() -> None:
-            _ = self.label_vectors  # labels that cannot be had cost no image pass
+            _ = self.scorer  # labels that cannot be had cost no image pass
             begun()
 
         with closing(self.embedder.batches(images, live=live, before=before)) as embedded:
             for batch in embedded:
-                yield self._results(batch)
+                yield self.results(batch)
 
-    def _results(self, batch: Batch) -> list[Result]:
+    def results(self, batch: Batch) -> list[Result]:
+        """Of each image of an embedded batch, in its order."""
         rows = iter(self._scored(batch.vectors) if len(batch.vectors) else ())
-        result = partial(Result, model=self.model.name, config=self.config)
+        result = partial(Result, model=self.model.name, config=self.config, labels=() if self.options.multi else None)
         return [
-            result(name, scores=next(rows)) if error is None else result(name, error=error)
+            result(name, **next(rows)) if error is None else result(name, error=error)
             for name, error in zip(batch.names, batch.errors, strict=True)
         ]
 
-    def _scored(self, embedded: Array) -> Iterator[tuple[Score, ...]]:
-        """float32 [n, d] → the kept scores of each image, best first; ties in label order."""
-        scorer, rows = self.scorer, max(1, SCORED_AT_ONCE // len(self.labels))
+    def _scored(self, embedded: Array) -> Iterator[dict[str, Any]]:
+        """float32 [n, d] → of each image the kept scores, best first, ties in label order; and what the rules say."""
+        rules, scorer = self._rules, self.scorer
+        rows = max(1, SCORED_AT_ONCE // (len(self.labels) + len(self._background_prompts)))
         for start in range(0, len(embedded), rows):
             table, names = self.embedder.finite(scorer(embedded[start : start + rows])), scorer.names
             if self.options.by_group:
-                table, names = sum_groups(table, [label.group or label.name for label in self.labels])
+                groups = {label.name: label.group or label.name for label in self.labels}
+                table, names = sum_groups(table, [groups.get(name, name) for name in names])
             columns = ranked(table, self.options.top_k)
             kept = np.take_along_axis(table, columns, axis=1)
-            for some, numbers in zip(columns.tolist(), kept.tolist(), strict=True):
-                yield tuple(Score(names[c], number) for c, number in zip(some, numbers, strict=True))
+            answers = rules(table) if rules else repeat((None, None))
+            for some, numbers, (unknown, several) in zip(columns.tolist(), kept.tolist(), answers, strict=False):
+                scores = tuple(Score(names[c], number) for c, number in zip(some, numbers, strict=True))
+                yield {"scores": scores, "unknown": unknown, "labels": several}
 
 
-def _check_groups(given: Sequence[labels.Label]) -> None:
+def _check_groups(given: Sequence[labels.Label], *, alone: bool) -> None:
+    """Raise a `UsageProblem` if there is nothing to choose among; `alone`: one group is enough."""
+    if any(label.threshold is not None for label in given):
+        log.warning("thresholds of labels count for nothing with --by-group; --min-score is for groups")
     if not any(label.group for label in given):
         raise UsageProblem("--by-group needs labels with a group", hint="give them `group:` in a YAML labels file")
     names = {label.group or label.name for label in given}
-    if len(names) == 1:
+    if len(names) == 1 and not alone:
         raise UsageProblem(
             f"all labels are in one group: {names.pop()}", hint="its probability is always 1: leave --by-group out"
+        )
+
+
+def _check_unknown_label(given: Sequence[labels.Label], unknown: str) -> None:
+    if any(unknown in (label.name, label.group) for label in given):
+        raise UsageProblem(
+            f"{unknown!r} is a label, and what is answered where no label is",
+            hint="call one of them otherwise: --unknown-label TEXT",
         )
 
 

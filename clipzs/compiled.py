@@ -26,6 +26,7 @@ from clipzs import defaults
 from clipzs.checkpoint import short
 from clipzs.encoder import Pixels, TextEnd, Tokens, trimmed
 from clipzs.errors import ClipzsError
+from clipzs.filehashes import FileHashes
 from clipzs.importing import without
 from clipzs.memory import OutOfMemory, ran_out
 from clipzs.modelspec import ModelSpec
@@ -34,11 +35,10 @@ from clipzs.tokenizers import TextTokenizer, restored, tokenizer_for
 
 log = logging.getLogger("clipzs")
 
-FORMAT = 2
+FORMAT = 3
 FOLDER = "compiled"  # in the cache folder
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 TOWERS = ("image", "text")
-_SAMPLES, _SAMPLE_BYTES = 64, 4096
 _PAGES_KEPT_S = 0.02
 
 
@@ -59,6 +59,7 @@ class CompiledModel:
         """Nothing is read yet. `digest` tells models of one name apart; `precision` is "fp32" or "bf16"."""
         self.spec = spec
         self.precision = precision
+        self._hashes = FileHashes(cache_dir)
         self.determinants = {"model": digest, "precision": precision, **stamp()}
         name = hashlib.sha256(json.dumps(self.determinants, sort_keys=True).encode()).hexdigest()
         self.folder = cache_dir / FOLDER / f"{defaults.file_name(spec.name)}-{precision}-{name[:12]}"
@@ -66,12 +67,11 @@ class CompiledModel:
     def manifest(self) -> dict[str, Any] | None:
         """What is known of the compiled towers now; None if there are none, or if they are damaged."""
         try:
-            found: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            found = _unsealed((self.folder / MANIFEST).read_bytes())
             if found["determinants"] != self.determinants:
                 raise ValueError("made for something else")
-            for name, facts in found["files"].items():
-                path = self.folder / name
-                if facts_of(path) != facts:
+            for name, digest in found["files"].items():
+                if self._hashes.sha256(self.folder / name) != digest:
                     raise ValueError(f"{name} is damaged")
         except FileNotFoundError:
             return None
@@ -89,6 +89,8 @@ class CompiledModel:
         manifest = self.manifest()
         if manifest is None:
             return None
+        with suppress(OSError):  # by that it is pruned; it may only be read
+            os.utime(self.folder)
         if manifest["refused"]:
             raise CompiledProblem(manifest["refused"])
         return CompiledEncoder(self.folder, manifest, self.spec, self.precision)
@@ -125,20 +127,28 @@ def _cpu() -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
-def facts_of(path: Path) -> dict[str, Any]:
-    """What a file of a compiled model is known again by."""
-    return {"bytes": path.stat().st_size, "sample": sampled(path)}
-
-
-def sampled(path: Path) -> str:
-    """Hash of pieces all over a file: shows one that is cut or has holes, without reading it all."""
-    digest = hashlib.sha256()
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
     with path.open("rb") as file:
-        step = max(_SAMPLE_BYTES, path.stat().st_size // _SAMPLES)
-        for start in range(0, path.stat().st_size, step):
-            file.seek(start)
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as it is kept: with its SHA-256, since one wrong digit in it would give wrong scores."""
+    return json.dumps({"manifest": manifest, "sha256": _seal(manifest)}, indent=1).encode()
+
+
+def _unsealed(kept: bytes) -> dict[str, Any]:
+    """The manifest; ValueError if it is damaged."""
+    whole = json.loads(kept)
+    manifest: dict[str, Any] = whole["manifest"]
+    if whole["sha256"] != _seal(manifest):
+        raise ValueError("its manifest is damaged")
+    return manifest
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 class CompiledEncoder:
@@ -170,7 +180,11 @@ class CompiledEncoder:
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
-        stored = json.loads((self._folder / TOKENIZER).read_text(encoding="utf-8"))
+        path = self._folder / TOKENIZER
+        try:
+            stored = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise CompiledProblem(f"the compiled {path} cannot be used: {short(error)}") from error
         return restored(stored) if stored else tokenizer_for(self._spec)
 
     def encode_texts(self, tokens: Tokens) -> Array:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import get_args
+from typing import Any, get_args
 
 from clipzs.score import ScoreKind
 from clipzs.store import key
@@ -25,6 +25,8 @@ class Configuration:
         exact_decode: whether every pixel of large images is decoded.
         score: the kind of score.
         by_group: whether the probabilities of a group are added up.
+        settings: what is not as it is by default: the option, what determines its effect, and its value in words.
+        unknown: the unknown label, where it has a score.
     """
 
     model: str
@@ -34,18 +36,26 @@ class Configuration:
     exact_decode: bool
     score: ScoreKind
     by_group: bool
+    settings: tuple[tuple[str, Any, str], ...] = ()
+    unknown: str | None = None
 
     @cached_property
     def hash(self) -> str:
         """12 hexadecimal digits. The first four are of the model alone, so that it can be told from the rest."""
-        how = (self.precision, self.exact_decode, self.score, self.by_group)
+        how = (
+            self.precision,
+            self.exact_decode,
+            self.score,
+            self.by_group,
+            *(setting[:2] for setting in self.settings),
+        )
         return key(self.digest).hex()[:4] + key(self.digest, how, self.labels).hex()[:8]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """What is scored: the labels or, with `by_group`, their groups."""
+        """What is scored: the labels or, with `by_group`, their groups; and the unknown label."""
         names = ((group or name) if self.by_group else name for name, group, _ in self.labels)
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys([*names, *([] if self.unknown is None else [self.unknown])]))
 
     def difference(self, *, model: str, config: str, names: Sequence[str]) -> str | None:
         """Which settings made another record, in words; None if they are these.
@@ -67,17 +77,27 @@ class Configuration:
         strange = next((name for name in names if name not in self.names), None)
         if strange is not None:
             return f"labels differ: it has {strange!r}, which is none of yours now"
+        if any(option == "--head" for option, *_ in self.settings):
+            return "made with another head, or with none"
         if len(names) < len(self.names):
             return "labels differ, or their prompts (templates, context, aliases)"
-        return "prompts differ (templates, context, aliases, groups), or the order of the labels"
+        values = "".join(f", or the value of {option}" for option, *_ in self.settings)
+        return f"prompts differ (templates, context, aliases, groups), or the order of the labels{values}"
 
     def _alike(self, names: Sequence[str]) -> Iterator["Configuration"]:
         """With other values of the settings that have a few, and with these labels or those of them in `names`."""
         some = tuple(label for label in self.labels if label[0] in names)
-        for labels in dict.fromkeys((self.labels, some)):
+        fewer = [tuple(one for one in self.settings if one != without) for without in self.settings]
+        for labels, settings in product(dict.fromkeys((self.labels, some)), dict.fromkeys((self.settings, *fewer, ()))):
             for precision, exact, score, grouped in product(_PRECISIONS, (False, True), _SCORES, (False, True)):
                 yield replace(
-                    self, labels=labels, precision=precision, exact_decode=exact, score=score, by_group=grouped
+                    self,
+                    labels=labels,
+                    precision=precision,
+                    exact_decode=exact,
+                    score=score,
+                    by_group=grouped,
+                    settings=settings,
                 )
 
     def _unlike(self, other: "Configuration") -> Iterator[str]:
@@ -92,6 +112,9 @@ class Configuration:
         ):
             if theirs != ours:
                 yield f"{option} was {_shown(theirs)}, now {_shown(ours)}"
+        for setting in self.settings:
+            if setting not in other.settings:
+                yield f"{setting[0]} was not set, now {setting[2]}"
 
 
 def _shown(value: str | bool) -> str:

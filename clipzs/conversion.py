@@ -22,14 +22,16 @@ from clipzs.compiled import (
     CompiledModel,
     CompiledProblem,
     core,
-    facts_of,
+    sealed,
     settings,
+    sha256,
 )
 from clipzs.encoder import Pixels, Progress
 from clipzs.encoders import encoder_for
 from clipzs.errors import ModelError
 from clipzs.importing import without
 from clipzs.memory import ran_out
+from clipzs.privatefiles import durable, make_folder
 from clipzs.towers import OpenClipEncoder
 
 if TYPE_CHECKING:
@@ -37,22 +39,26 @@ if TYPE_CHECKING:
 
 LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.9998}
 _ABANDONED_S = 3600.0  # after which an unfinished folder is taken to be of a process that died
+_LIMITS = ("Resource temporarily unavailable", "start new thread")  # on threads: another run may have more
 _MEMORY_FACTOR, _DISK_FACTOR = 3.0, 1.2
 
 
-def compile_model(target: CompiledModel, *, sample: Pixels | None = None, progress: Progress | None = None) -> None:
+def compile_model(
+    target: CompiledModel, *, limit: int = 0, sample: Pixels | None = None, progress: Progress | None = None
+) -> None:
     """Compile both towers of a model into its place in the cache, or note there why that cannot be.
 
     Args:
         target: the place.
+        limit: bytes that the cache may have; 0 is without limit.
         sample: uint8 [b, height, width, 3], real images to prove it with besides noise.
         progress: called with the steps done and their number.
 
     Raises:
-        CompiledProblem: not now: too little memory or room on the disk.
+        CompiledProblem: not now: too little memory or room on the disk, or in the cache.
         OSError: the cache cannot be written.
     """
-    _check_room(target)
+    _check_room(target, limit)
     encoder = encoder_for(target.spec, device="cpu", precision="fp32")
     with _staged(target) as folder:
         manifest: dict[str, Any] = {"determinants": target.determinants, "files": {}}
@@ -64,14 +70,14 @@ def compile_model(target: CompiledModel, *, sample: Pixels | None = None, progre
         except (OSError, MemoryError, ModelError):
             raise
         except Exception as error:  # of the tracer, the converter or the engine: torch goes on doing the work
-            if ran_out(error):
-                raise CompiledProblem(f"too little memory to compile {target.spec.name}") from error
+            if ran_out(error) or any(sign in str(error) for sign in _LIMITS):
+                raise CompiledProblem(f"too little memory or too few threads to compile {target.spec.name}") from error
             manifest |= {"refused": f"it could not be compiled: {short(error)}"}
         if manifest["refused"]:
             manifest["files"] = {}
             for file in folder.iterdir():
                 file.unlink()
-        _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _write(folder / MANIFEST, sealed(manifest))
 
 
 def _require_instructions(precision: str) -> None:
@@ -101,7 +107,7 @@ def _compiled(
         model = converted(features, encoder.tower(tower), example[:2], any_length=any_length)
         _write(path, core().compile_model(model, "CPU", settings(target.precision)).export_model().getbuffer())
         progress(done := done + 1, steps)
-    manifest["files"] = {path.name: facts_of(path) for path in sorted(folder.iterdir())}
+    manifest["files"] = {path.name: sha256(path) for path in sorted(folder.iterdir())}
     cosine = _agreement(encoder, CompiledEncoder(folder, manifest, target.spec, target.precision), sample)
     progress(steps, steps)
     least = LEAST_COSINE[target.precision]
@@ -160,10 +166,12 @@ def _images(encoder: OpenClipEncoder, sample: Pixels | None) -> Pixels:
     return np.concatenate([probe_images(encoder.spec.preprocess.size), *([] if sample is None else [sample])])
 
 
-def _check_room(target: CompiledModel) -> None:
-    """Refuse what would fill the memory or the disk."""
+def _check_room(target: CompiledModel, limit: int) -> None:
+    """Refuse what would fill the memory or the disk, or would be pruned at once."""
     weights = target.spec.weights.stat().st_size
-    target.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if 0 < limit < _DISK_FACTOR * weights:
+        raise CompiledProblem(f"--cache-limit leaves no room for a compiled {target.spec.name}")
+    make_folder(target.folder.parent)
     if shutil.disk_usage(target.folder.parent).free < _DISK_FACTOR * weights:
         raise CompiledProblem(f"too little room in {target.folder.parent} for a compiled {target.spec.name}")
     if (free := _available_memory()) is not None and free < _MEMORY_FACTOR * weights:
@@ -210,8 +218,5 @@ def _sweep(parent: Path) -> None:
 
 
 def _write(path: Path, data: Any) -> None:
-    """Write and make sure it is on the disk."""
-    with path.open("wb") as file:
+    with durable(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -2,22 +2,38 @@
 
 import hashlib
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from clipzs.privatefiles import make_file, make_folder
 
 log = logging.getLogger("clipzs")
 
 _PATIENCE_S = 30.0  # for other processes that write
 _KEYS_AT_ONCE = 256  # SQLite takes 32,766 values in a statement; more than these gain nothing
+_ROWS_AT_ONCE = 10_000  # deleted in one transaction: others may write in between
+_IN_THE_WAY = {  # faults that say nothing about what is in a file
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
+# Besides the usual ones: a damaged file may claim more than fits in the memory, and be named in broken UTF-8.
+_FAULTS = (sqlite3.Error, OSError, MemoryError, UnicodeDecodeError)
 _reported: set[Path] = set()  # cache folders of which a fault was told: one full disk hits every file in them
 
 
 class Database:
-    """One file with one table.
+    """One file with one table. Its time of modification is set when it is first used: by that it is pruned.
 
     A fault of any kind ends its use in this object: nothing more is found and nothing more is kept.
     """
@@ -35,6 +51,7 @@ class Database:
         self.path = None if folder is None else folder / name
         self._version = version
         self._table = table
+        self._marked = False
 
     @property
     def exists(self) -> bool:
@@ -55,9 +72,10 @@ class Database:
                 for start in range(0, len(keys), _KEYS_AT_ONCE):
                     some = keys[start : start + _KEYS_AT_ONCE]
                     rows += connection.execute(f"{columns} ({','.join('?' * len(some))})", some).fetchall()
-        except (sqlite3.Error, OSError) as error:
+        except _FAULTS as error:
             self.give_up(error)
             return []
+        self._mark_used(path)
         return rows
 
     def insert(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -66,23 +84,74 @@ class Database:
         if path is None or not rows:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(path.parent)
+            make_file(path)
             with self._opened(path, write=True) as connection:
                 connection.executemany(statement, rows)
-        except (sqlite3.Error, OSError) as error:
+        except _FAULTS as error:
             self.give_up(error)
+        else:
+            self._mark_used(path)
 
     def count(self) -> int | None:
         """The number of rows; None for a file that cannot be read."""
         if self.path is None:
             return None
-        name = self._table.split()[2]
         try:
             with self._opened(self.path) as connection:
-                number: int = connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]  # noqa: S608
-        except (sqlite3.Error, OSError):
+                number: int = connection.execute(f"SELECT count(*) FROM {self._name}").fetchone()[0]  # noqa: S608
+        except _FAULTS:
             return None
         return number
+
+    def shrink(self, size: int) -> bool:
+        """Delete the oldest rows until the file has at most `size` bytes, or no row. Others may use it meanwhile.
+
+        Returns:
+            False if it is no file that can be used: damaged, of a newer version, or of one that could not shrink.
+        """
+        try:
+            while self._shrunk(size):
+                continue
+        except _FAULTS as error:
+            log.debug("the cache %s cannot be pruned: %s", self.path, error)
+            return isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _IN_THE_WAY
+        return True
+
+    def _shrunk(self, size: int) -> bool:
+        """Delete some of the oldest rows; False if nothing is left to do."""
+        if self.path is None:
+            return False
+        with self._opened(self.path, write=True) as connection:
+
+            def number(name: str) -> int:
+                return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+            if not number("auto_vacuum"):
+                raise sqlite3.DatabaseError("it was made by an older version of clipzs")
+            oldest = f"SELECT rowid FROM {self._name} ORDER BY rowid LIMIT ?"  # noqa: S608
+            deleted, pages = 0, size // number("page_size")
+            while deleted < _ROWS_AT_ONCE:
+                excess = number("page_count") - pages  # no row takes more than a page
+                if excess <= 0:
+                    return False
+                some = connection.execute(f"DELETE FROM {self._name} WHERE rowid IN ({oldest})", [excess])  # noqa: S608
+                for _ in range(number("freelist_count")):  # Python steps through this statement only once
+                    connection.execute("PRAGMA incremental_vacuum(1)")
+                if some.rowcount <= 0:
+                    return False
+                deleted += some.rowcount
+        return True
+
+    @property
+    def _name(self) -> str:
+        return self._table.split()[2]
+
+    def _mark_used(self, path: Path) -> None:
+        if not self._marked:
+            self._marked = True
+            with suppress(OSError):  # it may only be read
+                os.utime(path)
 
     def give_up(self, error: Exception) -> None:
         """Use the file no more, and say so if nothing was said of its folder yet."""
@@ -95,7 +164,7 @@ class Database:
             level,
             "the cache %s cannot be used (%s); going on without it. `clipzs cache clear` starts a new one",
             path,
-            " ".join(str(error).split()),
+            " ".join(str(error).split()) or type(error).__name__,
         )
 
     @contextmanager
@@ -120,10 +189,12 @@ class Database:
         try:
             new = self._is_new(connection)
             if new:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that it can shrink
                 connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("BEGIN IMMEDIATE" if write or new else "BEGIN")
             if self._is_new(connection):
+                connection.execute(f"DROP TABLE IF EXISTS {self._name}")  # of an older version
                 # A plain rowid table: WITHOUT ROWID was measured four times slower with random keys.
                 connection.execute(self._table)
                 connection.execute(f"PRAGMA user_version = {self._version}")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
 from clipzs import budget, defaults
 from clipzs.errors import ImageError
-from clipzs.messages import Message, receive, send
+from clipzs.messages import Message, receive, send, working_folder
 
 if TYPE_CHECKING:
     from clipzs.preprocess import Preprocess
@@ -32,10 +32,11 @@ log = logging.getLogger("clipzs")
 
 MOST = 32  # workers at the same time
 GROWTH_S = 0.05  # about the processor time that the start of a worker costs: sooner, another would not pay off
+RETRY_S = 5.0  # where one could not be started, but others work: processes may be limited
 READY_S = 60.0  # that a worker may take to start
 ENDED_S = 5.0  # that it may take to end by itself, once its pipes are closed
 TICK_S = 0.1  # time is counted in these, so that a process that was stopped meanwhile is not blamed for it
-FAILED_STARTS = 3  # in a row, and no more are tried
+FAILED_STARTS = 3  # in a row, and no more are tried if there is no worker at all
 # Signals to all processes of a terminal or a batch job are for the one that holds the results.
 _CHILD = """
 import signal, sys
@@ -83,7 +84,7 @@ class Decoders:
         self._changed = threading.Condition()
         self._workers: set[_Worker] = set()
         self._idle: list[_Worker] = []
-        self._failed_starts = 0
+        self._failed_starts, self._failed_at = 0, -math.inf
         self._watched = self._warned = False
 
     def start(self) -> None:
@@ -106,7 +107,7 @@ class Decoders:
         """
         request = {
             "path": os.fsencode(path).decode("latin-1"),
-            "folder": _folder(),
+            "folder": working_folder(),
             "preprocess": vars(how.preprocess),
             "max_megapixels": how.max_megapixels,
             "exact": how.exact,
@@ -139,11 +140,14 @@ class Decoders:
     ) -> tuple[Message, bytes]:
         worker = self._taken(fresh=fresh)
         if worker is None:
+            if fresh:
+                raise _Crash("its decoder crashed, and no other can be started")
             return _here(request, answers)
         try:
             done = worker.answer(request, answers, timeout)
         except BaseException:
             self._drop(worker)
+            self._failed_starts = 0  # that no more of them could be started does not mean that none can
             raise
         self._give_back(worker)
         return done
@@ -161,10 +165,10 @@ class Decoders:
                         self._changed.wait(GROWTH_S)
                     else:
                         return None
-                worker = self._idle.pop()
                 if not self._watched:
-                    self._watched = True
                     threading.Thread(target=self._watch, name="clipzs-watch", daemon=True).start()
+                    self._watched = True
+                worker = self._idle.pop()
             if self._begun(worker):
                 return worker
 
@@ -173,7 +177,8 @@ class Decoders:
         if not self._workers:
             return self._failed_starts < FAILED_STARTS
         begun = [worker.ready_at for worker in self._workers]
-        return len(begun) < _most() and time.monotonic() - max(begun) >= GROWTH_S
+        waited = time.monotonic() - max(*begun, self._failed_at)
+        return len(begun) < _most() and waited >= (RETRY_S if self._failed_starts else GROWTH_S)
 
     def _grow(self, number: int) -> None:
         for _ in range(number):
@@ -201,6 +206,7 @@ class Decoders:
 
     def _start_failed(self, why: str) -> None:
         self._failed_starts += 1
+        self._failed_at = time.monotonic()
         if self._failed_starts >= FAILED_STARTS and not self._workers and not self._warned:
             self._warned = True
             log.warning("no process can be started to decode in (%s): a file that crashes its decoder ends all", why)
@@ -234,6 +240,7 @@ class Decoders:
         """End all workers; should there be more to decode, new ones are started."""
         with self._changed:
             workers, self._workers, self._idle = self._workers, set(), []
+            self._failed_starts = 0
         for worker in workers:
             worker.end()
 
@@ -439,13 +446,6 @@ def _widen(pipe: int) -> None:
 
         with suppress(OSError):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
-
-
-def _folder() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # it was deleted
-        return ""
 
 
 @cache

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from clipzs import defaults, images
 from clipzs.errors import ImageError
-from clipzs.messages import Message, receive, send
+from clipzs.messages import Message, receive, send, working_folder
 from clipzs.preprocess import Preprocess
 
 UNASKED_BYTES = 8_000_000  # what a file or its pixels may take without asking
@@ -122,9 +122,13 @@ def main(stdin: int) -> None:
     send(answers, {"ready": True})
     while True:
         request = received.get()
-        with suppress(OSError):  # the folder is gone
-            if request["folder"] != os.getcwd():
+        try:
+            if request["folder"] != working_folder():
                 os.chdir(request["folder"])
+        except OSError as error:
+            if not os.path.isabs(request["path"]):  # in this folder another file may have that name
+                send(answers, {"done": True, "error": f"the working folder cannot be entered: {error.strerror}"})
+                continue
         answer, pixels = decode(request, ask, _allow)
         send(answers, {"done": True, **answer}, pixels)
 

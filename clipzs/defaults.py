@@ -11,10 +11,14 @@ PLACEHOLDERS = ("<>", "{c}", "{}")  # where a label goes in a template; the firs
 BATCH_SIZE = 32
 TEXT_BATCH_SIZE = 256
 TABLE_TOP_K = 5
+UNKNOWN_LABEL = "unknown"
+THRESHOLD = 0.5  # of probabilities that labels have each for itself
+DECIMALS = 4  # of scores: those behind them are not the same for every batch size
 
 MAX_MEGAPIXELS = 178.0  # about Pillow's own limit against decompression bombs
 DECODING_BYTES = 512_000_000  # of images in decoding, all together; a larger one goes alone
 IMAGE_TIMEOUT_S = 60.0  # that one file may take to be read and decoded
+CACHE_LIMIT = "10GB"  # the compiled towers of all presets, and the embeddings of a million images
 NETWORK_TIMEOUT_S = 4.0  # how long to look for a network before saying there is none
 
 

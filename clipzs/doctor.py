@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from clipzs import __version__, catalogue, defaults, devices, hub
 from clipzs.checkpoint import short
 from clipzs.errors import ClipzsError, ModelError, ModelUnavailable
+from clipzs.sizes import in_words
 
 State = Literal["ok", "warning", "error"]
 _MULTILINGUAL = "pip install 'clipzs[multilingual]'"
@@ -21,7 +22,6 @@ _FEATURES = (
     "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16",
     "amx_int8", "asimd", "asimddp", "bf16", "i8mm", "sve", "sve2",
 )  # fmt: skip
-_UNITS = {9: "GB", 6: "MB", 3: "kB"}
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 _SETTINGS = (
     "CLIPZS_", "CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
@@ -49,6 +49,8 @@ PACKAGES = (
     Package("openvino", "openvino", "pip install openvino", "warning", "torch computes, and every run loads it"),
     Package("transformers", "transformers", _MULTILINGUAL, "ok", "needed by multilingual models only"),
     Package("tokenizers", "tokenizers", _MULTILINGUAL, "ok", "needed by multilingual models only"),
+    Package("scikit-learn", "sklearn", "pip install 'clipzs[fit]'", "ok", "needed for `fit --method linear` only"),
+    Package("matplotlib", "matplotlib", "pip install 'clipzs[plots]'", "ok", "needed for `--plot` only"),
     Package("pillow-heif", "pillow_heif", "pip install 'clipzs[heic]'", "ok", "needed for HEIC only"),
 )
 
@@ -191,13 +193,13 @@ def _cache(folder: Path) -> Iterator[_Found]:
         yield from _writable(next(place for place in folder.absolute().parents if place.exists()))
         return
     files = contents(folder)
-    yield _Found("folder", f"{folder}: {_size(sum(file.bytes for file in files))}")
+    yield _Found("folder", f"{folder}: {in_words(sum(file.bytes for file in files))}")
     yield from _writable(folder)
     for kind in KINDS:
         ours = [file for file in files if file.kind == kind]
         entries = sum(file.entries or 0 for file in ours)
         if ours:
-            yield _Found(kind, f"{_size(sum(file.bytes for file in ours))}, {entries} entries")
+            yield _Found(kind, f"{in_words(sum(file.bytes for file in ours))}, {entries} entries")
     for file in files:
         if file.entries is None:
             hint = "it is not used; `clipzs cache clear` starts a new one"
@@ -214,13 +216,14 @@ def _hub_cache() -> Iterator[_Found]:
     folder = hub.cache_folder()
     sizes = {path: path.stat().st_size for path in folder.glob("*/blobs/*") if path.is_file()}
     models = len(list(folder.glob("models--*")))
-    yield _Found("folder", f"{folder}: {_size(sum(sizes.values()))} in {models} repositories of models")
+    yield _Found("folder", f"{folder}: {in_words(sum(sizes.values()))} in {models} repositories of models")
     parts = [size for path, size in sizes.items() if path.suffix == ".incomplete"]
     if parts:
         hint = "the command that was stopped goes on where it was; without it they can be deleted"
-        yield _Found("broken off", f"{len(parts)} downloads, {_size(sum(parts))}", "warning", hint)
+        yield _Found("broken off", f"{len(parts)} downloads, {in_words(sum(parts))}", "warning", hint)
     free = hub.free_space()
-    yield _Found("free disk", _size(free), "ok" if free > 1e9 else "warning", "" if free > 1e9 else "free some space")
+    enough = free > 1e9
+    yield _Found("free disk", in_words(free), "ok" if enough else "warning", "" if enough else "free some space")
 
 
 def _network() -> Iterator[_Found]:
@@ -247,7 +250,7 @@ def _embedded() -> Iterator[_Found]:
     from clipzs.resolve import tiny
 
     try:
-        size = _size(tiny().weights.stat().st_size)
+        size = in_words(tiny().weights.stat().st_size)
     except OSError as error:
         missing = f"cannot be read: {error.filename}"
         yield _Found(catalogue.TINY, missing, "error", "install clipzs anew: pip install --force-reinstall clipzs")
@@ -265,7 +268,7 @@ def _default() -> Iterator[_Found]:
         value = f"the default is not ready to be used without a network: no {', no '.join(lacking)} here"
         yield _Found(spec.name, value, "warning", f"clipzs models pull {spec.name}")
     else:
-        yield _Found(spec.name, f"the default, ready to be used without a network, {_size(spec.bytes_here or 0)}")
+        yield _Found(spec.name, f"the default, ready to be used without a network, {in_words(spec.bytes_here or 0)}")
 
 
 def _prompts(own: Path | None) -> Iterator[_Found]:
@@ -290,9 +293,3 @@ def _environment() -> Iterator[_Found]:
     for name, value in sorted(os.environ.items()):
         if name.startswith(_SETTINGS):
             yield _Found(name, value)
-
-
-def _size(size: int) -> str:
-    """In the largest unit of which there is one."""
-    exponent = next((each for each in _UNITS if size >= 10**each), 3)
-    return f"{size / 10**exponent:.1f} {_UNITS[exponent]}"

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -17,6 +19,7 @@ def label_embeddings(
     store: LabelStore,
     *,
     digest: str,
+    weights: Sequence[Sequence[float]] = (),
     progress: Progress | None = None,
 ) -> tuple[list[LabelEmbedding], int]:
     """The embedding of each label, and how many different prompts had to be encoded.
@@ -26,30 +29,45 @@ def label_embeddings(
         encoder: its text tower is loaded only if some label is not in the store.
         store: where finished labels are looked up and kept.
         digest: of the model, so that no other model's embedding is taken for this one's.
+        weights: of the prompts of each label, none for equal ones; labels at the end may be left out.
         progress: called with the prompts done and their number.
     """
-    keys = [key(digest, encoder.precision, list(texts)) for texts in prompts]
+    weighted = [_Prompts(texts, of) for texts, of in zip_longest(prompts, weights, fillvalue=())]
+    keys = [key(digest, encoder.precision, *one.determinants) for one in weighted]
     known = store.get(keys)
-    missing = {k: texts for k, texts in zip(keys, prompts, strict=True) if k not in known}
+    missing = {k: one for k, one in zip(keys, weighted, strict=True) if k not in known}
     fresh = _encoded(missing, encoder, progress) if missing else {}
     store.put(fresh)
-    encoded = {text for texts in missing.values() for text in texts}
+    encoded = {text for one in missing.values() for text in one.texts}
     found = known | fresh
     return [found[k] for k in keys], len(encoded)
 
 
-def _encoded(
-    labels: dict[bytes, Sequence[str]], encoder: Encoder, progress: Progress | None
-) -> dict[bytes, LabelEmbedding]:
-    texts = list(dict.fromkeys(text for texts in labels.values() for text in texts))  # labels may share prompts
+@dataclass(frozen=True)
+class _Prompts:
+    """A label's texts, and how much each counts: none if all count the same."""
+
+    texts: Sequence[str]
+    weights: Sequence[float]
+
+    @property
+    def determinants(self) -> list[object]:
+        """What the embedding hangs on; the texts alone where they have no weights."""
+        return [list(self.texts), *([list(self.weights)] if self.weights else [])]
+
+
+def _encoded(labels: dict[bytes, _Prompts], encoder: Encoder, progress: Progress | None) -> dict[bytes, LabelEmbedding]:
+    texts = list(dict.fromkeys(text for one in labels.values() for text in one.texts))  # labels may share prompts
     row = {text: number for number, text in enumerate(texts)}
     tokens = encoder.tokenize(texts)
     vectors = _in_batches(tokens, encoder, progress)
     fresh = {}
     for k, own in labels.items():
-        rows = [row[text] for text in own]
+        rows = [row[text] for text in own.texts]
         digest = hashlib.sha256(tokens.ids[rows].tobytes()).digest()
-        fresh[k] = LabelEmbedding(average(vectors[rows]), digest, max(tokens.lengths[r] for r in rows))
+        longest = max(tokens.lengths[r] for r in rows)
+        unknown = dict.fromkeys(word for r in rows for word in (tokens.unknown[r] if tokens.unknown else ()))
+        fresh[k] = LabelEmbedding(average(vectors[rows], own.weights), digest, longest, tuple(unknown))
     return fresh
 
 

@@ -38,7 +38,7 @@ class Embedder:
 
     Attributes:
         options: which model, where it computes, and how images are read.
-        prompts_encoded: how many different prompts went through the text tower so far.
+        prompts_encoded: how many different prompts of labels went through the text tower so far.
     """
 
     def __init__(
@@ -115,26 +115,34 @@ class Embedder:
         self.encoder.compile()
         self._prune()
 
-    def labels(self, prompts: Sequence[Sequence[str]]) -> list[LabelEmbedding]:
+    def labels(self, prompts: Sequence[Sequence[str]], weights: Sequence[Sequence[float]] = ()) -> list[LabelEmbedding]:
         """The averaged embedding of each label.
 
         Args:
             prompts: the texts of each of the c labels, as `prompts.expand` gives them.
+            weights: as `label_embeddings` takes them.
 
         Raises:
             ModelError: the model gives numbers that are not finite.
         """
-        store = LabelStore(self._cache_dir, self.model.name, self.model.digest)
-        embedded, encoded = label_embeddings(
-            prompts, self.encoder, store, digest=self.model.digest, progress=self._progress
-        )
+        embedded, encoded = self._averaged(prompts, weights)
         self.prompts_encoded += encoded
-        self.finite(np.stack([one.vector for one in embedded]))
         return embedded
 
     def texts(self, texts: Sequence[str]) -> Array:
         """The embedding of each of n texts by itself: float32 [n, d], rows of length 1."""
-        return np.stack([one.vector for one in self.labels([[text] for text in texts])])
+        return np.stack([one.vector for one in self._averaged([[text] for text in texts])[0]])
+
+    def _averaged(
+        self, prompts: Sequence[Sequence[str]], weights: Sequence[Sequence[float]] = ()
+    ) -> tuple[list[LabelEmbedding], int]:
+        """As `labels`, and how many prompts had to be encoded."""
+        store = LabelStore(self._cache_dir, self.model.name, self.model.digest)
+        embedded, encoded = label_embeddings(
+            prompts, self.encoder, store, digest=self.model.digest, weights=weights, progress=self._progress
+        )
+        self.finite(np.stack([one.vector for one in embedded]))
+        return embedded, encoded
 
     def batches(
         self,

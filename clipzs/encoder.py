@@ -20,14 +20,16 @@ class Tokens:
     Attributes:
         ids: int64 [n, context length], cut and padded as the model was trained.
         lengths: how many tokens each prompt has before any cut, start and end included.
+        unknown: the words of each prompt that its tokenizer has no tokens for; () where all are known.
     """
 
     ids: NDArray[np.int64]
     lengths: tuple[int, ...]
+    unknown: tuple[tuple[str, ...], ...] = ()
 
     def __getitem__(self, rows: slice) -> "Tokens":
         """Some of the prompts."""
-        return Tokens(self.ids[rows], self.lengths[rows])
+        return Tokens(self.ids[rows], self.lengths[rows], self.unknown[rows])
 
 
 class TextEnd(NamedTuple):

@@ -45,6 +45,7 @@ class Engine:
         device: str,
         precision: str,
         cache_dir: Path | None,
+        cache_limit: int = 0,
         torch_compile: bool = False,
         progress: Progress | None = None,
     ) -> None:
@@ -57,6 +58,7 @@ class Engine:
             device: as `devices.chosen_device` gives it.
             precision: as `devices.chosen_precision` gives it.
             cache_dir: where compiled models are kept; None keeps none, which leaves torch.
+            cache_limit: bytes that all of it may have; 0 is without limit.
             torch_compile: let torch compile its towers, on a GPU.
             progress: called with (done, total) while the model is compiled.
         """
@@ -68,6 +70,7 @@ class Engine:
         self._progress = progress
         possible = engine != "torch" and device == "cpu" and precision in ("fp32", "bf16") and available()
         self._place = CompiledModel(cache_dir, spec, digest, precision) if possible and cache_dir else None
+        self._cache_limit = cache_limit
         self._encoder: Encoder | None = None
         self._used = False
         self._sample: Pixels | None = None
@@ -91,7 +94,7 @@ class Engine:
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Texts → token ids; needs no tower."""
-        return self._now.tokenize(texts)
+        return self._through(lambda encoder: encoder.tokenize(texts))
 
     def encode_texts(self, tokens: Tokens) -> Array:
         """Token ids → float32 [n, d], rows of length 1."""
@@ -151,7 +154,7 @@ class Engine:
 
         log.debug("compiling %s for this CPU, once", self._spec.name)
         try:
-            compile_model(place, sample=self._sample, progress=self._progress)
+            compile_model(place, limit=self._cache_limit, sample=self._sample, progress=self._progress)
         except OSError as error:
             raise CompiledProblem(f"{place.folder} cannot be written: {error.strerror or error}") from error
         except (ModelError, MemoryError) as error:  # what all labels and images so far could do without

@@ -4,6 +4,7 @@ ClipzsError                 exit 1, something failed
 ├── UsageProblem            exit 2, the request itself cannot be served
 │   ├── LabelsError         labels or a labels file
 │   ├── TemplatesError      prompt templates or a template file
+│   ├── HeadError           a file of a fitted classifier
 │   ├── TruthError          labelled images, or a file that says what is right
 │   ├── UnknownModel        a model name or tag that does not exist
 │   └── DeviceError         a device or precision this machine lacks
@@ -46,6 +47,10 @@ class TemplatesError(UsageProblem):
 
 class TruthError(UsageProblem):
     """Labelled images that are missing, too few, or named by a file that cannot be read."""
+
+
+class HeadError(UsageProblem):
+    """A file of a fitted classifier that cannot be read, or was made for another model."""
 
 
 class UnknownModel(UsageProblem):

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,16 @@ class ImageCache:
     """Image embeddings of one model, computed in one way. New ones are written on a thread, the last
     at the end of the `with` block."""
 
-    def __init__(self, folder: Path, model: str, digest: str, *, precision: str, exact: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        digest: str,
+        *,
+        precision: str,
+        exact: bool,
+        written: Callable[[], None] = lambda: None,
+    ) -> None:
         """Name the stores; nothing is opened yet.
 
         Args:
@@ -45,7 +54,9 @@ class ImageCache:
             digest: of the model: what tells two of one name apart.
             precision: what it computes in.
             exact: whether every pixel of large images is decoded.
+            written: called on the thread that has written some.
         """
+        self._report_written = written
         self._files = FileHashes(folder)
         self._images = ImageStore(folder, model, digest)
         self._prefix = key(digest, precision, exact, HANDLING)
@@ -84,6 +95,7 @@ class ImageCache:
         """Embeddings first: a file that is known while its embedding is not would only be read again."""
         self._images.put({self._key(content.sha256): vector for content, vector in new.items()})
         self._files.remember((one.path, one.stamp, one.sha256) for one in new if one.stamp)
+        self._report_written()
 
     def __enter__(self) -> Self:
         return self

@@ -70,6 +70,18 @@ def read_image(path: str, *, max_megapixels: float = defaults.MAX_MEGAPIXELS) ->
         return upright_rgb(image)
 
 
+def upright_size(path: str, *, max_megapixels: float = defaults.MAX_MEGAPIXELS) -> tuple[int, int]:
+    """(width, height) of the image in a file, the way a person sees it. Decodes no pixels but those of a PNG.
+
+    Raises:
+        ImageError: as of `read_image`.
+    """
+    with opened(path) as file, _identified(file, path, max_megapixels) as image:
+        if image.format == "PNG":  # may say it after its pixels
+            image.load()
+        return image.size[::-1] if _turn(image) in _ON_ITS_SIDE else image.size
+
+
 @contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
     """A file that can be read more than once; of a pipe, what it holds.

@@ -3,17 +3,20 @@
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clipzs import yamlfile
 from clipzs.errors import LabelsError
-from clipzs.labels import Label, from_names
+from clipzs.labels import Label, Tuned, from_names
 from clipzs.textfiles import read_text
 
-_KEYS = ("name", "aliases", "prompts", "group")
+_KEYS = ("name", "aliases", "prompts", "group", "threshold", "weights")
+_TUNED_KEYS = ("model", "digest", "logit_scale", "clipzs", "templates", "evidence")  # what follows is for people
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _LABEL_HINT = "a label is text, or has: " + ", ".join(_KEYS)
 _SUFFIXES = (".txt", ".csv", ".json", ".yaml", ".yml")
@@ -124,14 +127,22 @@ def _from_document(document: yamlfile.Document, path: Path) -> list[Label]:
     data = document.value
     at: yamlfile.Path = ()
     if isinstance(data, dict) and data:
-        unknown = next((key for key in data if key != "labels"), None)
+        unknown = next((key for key in data if key not in ("labels", "tuned")), None)
         if unknown is not None:
             raise problem(
                 f"unknown key {unknown!r}",
                 unknown,
                 hint="the file is a list of labels, or has the one key `labels`",
             )
+        if "tuned" in data:
+            labels = _from_values(data.get("labels"), problem, ("labels",))
+            tuned = _tuned(data["tuned"], len(labels), problem)
+            return [replace(label, tuned=tuned) for label in labels]
         data, at = data["labels"], ("labels",)
+    return _from_values(data, problem, at)
+
+
+def _from_values(data: Any, problem: Callable[..., LabelsError], at: yamlfile.Path) -> list[Label]:
     if not data and not isinstance(data, (bool, int, float)):
         return []
     if isinstance(data, dict):
@@ -153,7 +164,7 @@ def _from_document(document: yamlfile.Document, path: Path) -> list[Label]:
 
 
 def _label(name: Any, details: Any, problem: Callable[..., LabelsError], where: yamlfile.Path) -> Label:
-    """`details`: a mapping of aliases, prompts and group; or just the prompts, one or a list; or nothing."""
+    """`details`: a mapping of all but the name; or just the prompts, one or a list; or nothing."""
     if not isinstance(details, dict):
         details = {"prompts": details}
     for key in details:
@@ -171,7 +182,59 @@ def _label(name: Any, details: Any, problem: Callable[..., LabelsError], where: 
         aliases=_texts(details, "aliases", problem, where),
         prompts=_texts(details, "prompts", problem, where),
         group=group.strip() if group else None,
+        threshold=_number(details, "threshold", problem, where),
+        weights=_weights(details, problem, where),
     )
+
+
+def _weights(details: dict[str, Any], problem: Callable[..., LabelsError], where: yamlfile.Path) -> tuple[float, ...]:
+    value = details.get("weights")
+    if value is None:
+        return ()
+    weights = [_parsed(one) for one in value] if isinstance(value, list) else []
+    found = [weight for weight in weights if weight is not None and weight > 0]
+    prompts = details.get("prompts")
+    wanted = len(prompts) if isinstance(prompts, list) else 0
+    if not len(found) == len(weights) == wanted:
+        raise problem("`weights` must be a list of numbers above 0, one for each of the `prompts`", *where, "weights")
+    return tuple(found)
+
+
+def _tuned(value: Any, labels: int, problem: Callable[..., LabelsError]) -> Tuned:
+    hint = "`tuned` is written by `clipzs tune`; leave it out to use these labels with any model"
+    if not isinstance(value, dict):
+        raise problem("`tuned` must be a mapping", "tuned", hint=hint)
+    unknown = next((key for key in value if key not in _TUNED_KEYS), None)
+    if unknown is not None:
+        raise problem(f"unknown key {unknown!r}", "tuned", unknown, hint=hint)
+    for key in ("model", "digest"):
+        if not isinstance(value.get(key), str):
+            raise problem(f"`tuned` needs a `{key}`", "tuned", key, hint=hint)
+    scale = None if value.get("logit_scale") is None else _parsed(value["logit_scale"])
+    if value.get("logit_scale") is not None and not (scale and scale > 0):
+        raise problem("`logit_scale` must be a number above 0", "tuned", "logit_scale", hint=hint)
+    return Tuned(value["model"], value["digest"], labels, scale)
+
+
+def _parsed(value: Any) -> float | None:
+    """A finite number of a JSON file, or of a YAML file, where it is still text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _number(
+    details: dict[str, Any], key: str, problem: Callable[..., LabelsError], where: yamlfile.Path
+) -> float | None:
+    value = details.get(key)
+    number = _parsed(value)
+    if value is not None and (number is None or not -1 <= number <= 1):
+        raise problem(f"`{key}` must be a number from 0 to 1 (from -1 for cosines)", *where, key)
+    return number
 
 
 def _texts(

@@ -1,6 +1,7 @@
 """The classes to choose among: named on the command line or in code, checked. Files are read by `labelfiles`."""
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,17 +10,39 @@ from clipzs.errors import LabelsError
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """What some labels were tuned for, all of them together.
+
+    Attributes:
+        model: the name of the model.
+        digest: of that model.
+        labels: how many they are.
+        logit_scale: what similarities are multiplied with in place of the model's own; None keeps that.
+    """
+
+    model: str
+    digest: str
+    labels: int
+    logit_scale: float | None = None
+
+
+@dataclass(frozen=True)
 class Label:
     """One class.
 
     `aliases` are other words for it: their prompts join its average. `prompts` replace the
     templates for this label (a `<>` in them is filled with the name). `group` names a coarser class.
+    `threshold` is the score from which on it is an answer. `weights` say how much each of the `prompts`
+    counts; without them all count the same. `tuned` is what thresholds and weights were fitted to.
     """
 
     name: str
     aliases: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     group: str | None = None
+    threshold: float | None = None
+    weights: tuple[float, ...] = ()
+    tuned: Tuned | None = None
 
 
 def split_commas(text: str) -> list[str]:
@@ -70,13 +93,20 @@ def checked(labels: Sequence[Label], *, least: int = 2) -> tuple[Label, ...]:
         raise LabelsError(
             f"given twice: {', '.join(twice)}", hint="name each label once; other words for it are `aliases` in YAML"
         )
+    wrong = next((label for label in labels if not _weighs(label)), None)
+    if wrong is not None:
+        raise LabelsError(f"label {wrong.name!r} needs a weight above 0 for each of its {len(wrong.prompts)} prompts")
     if len(labels) < least:
         raise LabelsError(
             f"only one label given: {names[0]}",
             hint=f"a softmax over one class is always 1: add what else it could be (--labels {names[0]},other), "
-            "or ask for the raw similarity with --score cosine",
+            "ask whether it is one with --unknown, or for the raw similarity with --score cosine",
         )
     return tuple(labels)
+
+
+def _weighs(label: Label) -> bool:
+    return len(label.weights) in (0, len(label.prompts)) and all(0 < weight < math.inf for weight in label.weights)
 
 
 def _texts_of(label: Label) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipzs.checkpoint import plain_name
 from clipzs.registry import architecture, model_names
 
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own
@@ -73,4 +74,4 @@ def _shapes(weights: Path) -> dict[str, list[int]]:
         if length > _HEADER_LIMIT:
             return {}
         header = json.loads(file.read(length))
-    return {name.removeprefix("module."): entry["shape"] for name, entry in header.items() if "shape" in entry}
+    return {plain_name(name): entry["shape"] for name, entry in header.items() if "shape" in entry}

@@ -1,6 +1,7 @@
 """What two processes say to each other through pipes: a line of JSON, and bytes if it says so. Data, never code."""
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -36,3 +37,11 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
     if len(payload) < size:
         raise EOFError
     return message, payload
+
+
+def working_folder() -> str:
+    """Of this process, as the other is told; "" for one that was deleted."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""

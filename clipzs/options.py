@@ -6,7 +6,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from clipzs import defaults
+from clipzs import defaults, sizes
 from clipzs.errors import UsageProblem
 from clipzs.score import ScoreKind
 
@@ -26,9 +26,17 @@ class Options:
         templates: names or files of template sets.
         template: single templates, joined to the sets.
         context: appended to every prompt, e.g. "a type of flower".
+        head: the file of a classifier that `clipzs fit` made, in place of templates; its labels are known.
         score: "softmax", "sigmoid" (SigLIP-type models only) or "cosine".
         top_k: how many labels to keep per image; None keeps all.
         by_group: add up the probabilities of each label group.
+        min_score: a best label with less is no answer; labels' own thresholds go before it.
+        min_margin: a best label that does not exceed the second by so much is no answer.
+        unknown: give the unknown label a probability of its own: that no label fits better than other words do.
+        unknown_label: what is answered where no label is.
+        negative: what else there may be and is not wanted, beside the words that `unknown` and `multi` compare with.
+        multi: give each label a probability of its own; all that reach `threshold` are answers.
+        threshold: with `multi`, the probability that makes a label an answer; None is 0.5. Labels' own go before it.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
         engine: "auto", "torch" or "openvino".
@@ -40,6 +48,7 @@ class Options:
         cache: keep between runs what costs time to make.
         image_cache: of this, the embeddings of image files.
         cache_dir: where; None is the user's cache folder.
+        cache_limit: how large that folder may become: bytes, or a text such as "5GB"; 0 is without limit.
         prompts_dir: the user's own template sets; None is the user's config folder.
         language: of the labels, for a model whose tokenizer must be told, e.g. "zho_Hans" (NLLB-CLIP).
         quick_gelu: the activation of a checkpoint file, where it is not the architecture's usual one.
@@ -52,9 +61,17 @@ class Options:
     templates: Sequence[str] = ()
     template: Sequence[str] = ()
     context: str = ""
+    head: Path | None = None
     score: ScoreKind = "softmax"
     top_k: int | None = None
     by_group: bool = False
+    min_score: float | None = None
+    min_margin: float | None = None
+    unknown: bool = False
+    unknown_label: str = defaults.UNKNOWN_LABEL
+    negative: Sequence[str] = ()
+    multi: bool = False
+    threshold: float | None = None
     device: str = "auto"
     precision: str = "auto"
     engine: str = "auto"
@@ -66,6 +83,7 @@ class Options:
     cache: bool = True
     image_cache: bool = True
     cache_dir: Path | None = None
+    cache_limit: int | str = defaults.CACHE_LIMIT
     prompts_dir: Path | None = None
     language: str | None = None
     quick_gelu: bool | None = None
@@ -77,9 +95,12 @@ def from_settings(settings: dict[str, Any]) -> Options:
     given = _listed(settings.pop("templates", ()))
     single = [text for text in given if any(mark in text for mark in defaults.PLACEHOLDERS)]
     sets = [text for text in given if text not in single]
-    for path in ("cache_dir", "model_config", "prompts_dir"):
+    for path in ("cache_dir", "head", "model_config", "prompts_dir"):
         settings[path] = Path(settings[path]) if settings.get(path) else None
-    return Options(templates=sets, template=single + _listed(settings.pop("template", ())), **settings)
+    negative = _listed(settings.pop("negative", ()))
+    return Options(
+        templates=sets, template=single + _listed(settings.pop("template", ())), negative=negative, **settings
+    )
 
 
 def _listed(given: "str | PathLike[str] | Iterable[str | PathLike[str]]") -> list[str]:
@@ -98,6 +119,9 @@ def checked(options: Options) -> Options:
         raise UsageProblem(f"unknown engine {options.engine!r}", hint=f"--engine takes {', '.join(ENGINES)}")
     if options.by_group and options.score != "softmax":
         raise UsageProblem("--by-group adds up probabilities", hint="leave --score at softmax")
+    _check_answers(options)
+    if options.head is not None:
+        _check_head(options)
     if options.model is not None and options.model_config is not None:
         raise UsageProblem("--model and --model-config both name the architecture", hint="name one")
     if options.pretrained and options.model is None and options.model_config is None:
@@ -110,4 +134,54 @@ def checked(options: Options) -> Options:
         raise UsageProblem("--batch-size must be at least 1")
     if not options.image_timeout >= 0:
         raise UsageProblem("--image-timeout must be at least 0", hint="0 is without end")
-    return replace(options, templates=tuple(_listed(options.templates)), template=tuple(_listed(options.template)))
+    sizes.parsed(options.cache_limit)
+    return replace(
+        options,
+        templates=tuple(_listed(options.templates)),
+        template=tuple(_listed(options.template)),
+        negative=tuple(_listed(options.negative)),
+        threshold=defaults.THRESHOLD if options.multi and options.threshold is None else options.threshold,
+    )
+
+
+def _check_head(options: Options) -> None:
+    if options.templates or options.template or options.context:
+        raise UsageProblem("templates are for `clipzs fit`: a head holds its texts already", hint="leave them out")
+    for name, wanted in (
+        ("--score", options.score != "softmax"),
+        ("--unknown", options.unknown),
+        ("--multi", options.multi),
+    ):
+        if wanted:
+            raise UsageProblem(
+                f"{name} does not go with --head, which shares one probability among its labels",
+                hint="leave it out; --min-score and --min-margin tell what is unsure",
+            )
+
+
+def _check_answers(options: Options) -> None:
+    least = -1.0 if options.score == "cosine" else 0.0
+    for name, low in (("min_score", least), ("min_margin", 0.0), ("threshold", 0.0)):
+        value = getattr(options, name)
+        if value is not None and not low <= value <= 1:
+            raise UsageProblem(f"--{name.replace('_', '-')} must be from {low:g} to 1")
+    if not options.unknown_label.strip():
+        raise UsageProblem("--unknown-label is empty", hint=f"leave it out: it is {defaults.UNKNOWN_LABEL!r} then")
+    if options.unknown and options.multi:
+        raise UsageProblem(
+            "--unknown shares one probability, --multi gives each label its own",
+            hint="leave --unknown out: where no label reaches its threshold, --multi answers the unknown label too",
+        )
+    if (options.unknown or options.multi) and options.score != "softmax":
+        name = "--unknown" if options.unknown else "--multi"
+        raise UsageProblem(f"{name} makes probabilities its own way", hint="leave --score out")
+    if options.multi and options.by_group:
+        raise UsageProblem("--by-group adds up probabilities", hint="leave --multi out")
+    if options.multi and (options.min_score is not None or options.min_margin is not None):
+        raise UsageProblem("--min-score and --min-margin are about one best label", hint="--multi takes --threshold")
+    if options.threshold is not None and not options.multi:
+        raise UsageProblem("--threshold is for --multi", hint="--min-score is for the best label")
+    if options.negative and not (options.unknown or options.multi):
+        raise UsageProblem("--negative says what is unknown", hint="add --unknown, or --multi")
+    if not all(text.strip() for text in _listed(options.negative)):
+        raise UsageProblem("--negative is empty", hint="say in words what is not wanted")

@@ -6,11 +6,12 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from clipzs import defaults
 from clipzs.errors import OutputError, UsageProblem
 from clipzs.paths import IMAGE_SUFFIXES, printable
 from clipzs.results import Result
@@ -45,7 +46,9 @@ class Output:
         UsageProblem: it has the name of an image.
     """
 
-    def __init__(self, format_: str, path: Path | None, *, cosine: bool = False) -> None:
+    def __init__(
+        self, format_: str, path: Path | None, *, cosine: bool = False, decimals: int = defaults.DECIMALS
+    ) -> None:
         self.path = path
         self.resumable = path is not None and format_ == "jsonl"
         self.to_terminal = path is None and sys.stdout is not None and sys.stdout.isatty()
@@ -62,7 +65,8 @@ class Output:
             colour = self.to_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
             self.writer = TableWriter(stream, colour=colour, cosine=cosine)
         else:
-            self.writer = WRITERS[format_](cast(BinaryIO, _Screen(stream)) if self.to_terminal else stream)
+            shown = cast(BinaryIO, _Screen(stream)) if self.to_terminal else stream
+            self.writer = WRITERS[format_](shown, decimals)
 
     def _opened(self, path: Path) -> BinaryIO:
         """The file, appended to and not yet emptied; for a whole document, memory."""
@@ -227,6 +231,17 @@ def problem(path: Path | None, error: OSError) -> OutputError:
     """The failure to write a file (None: standard output) as the user reads it."""
     where = "standard output" if path is None else str(path)
     return OutputError(f"{where}: cannot be written: {error.strerror}", hint="choose another place for it")
+
+
+def check_apart(target: Path | None, others: Iterable[str | Path], *, option: str = "-o") -> None:
+    """See that what is written does not take the place of what is still to be read.
+
+    Raises:
+        UsageProblem: it is one of the other files.
+    """
+    for other in others:
+        if target is not None and target.is_file() and os.path.exists(other) and os.path.samefile(target, other):
+            raise UsageProblem(f"{option} {target} would overwrite {other}", hint=f"name another file after {option}")
 
 
 def check_writable(path: Path) -> None:

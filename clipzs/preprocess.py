@@ -74,6 +74,17 @@ class Preprocess:
         height, width = self.size
         return _centred(rgb, width, height, self.fill_color if self.resize_mode == "longest" else 0)
 
+    def view(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) of what the model sees of an image of this size, in pixels of that image.
+
+        Where the model wants more than there is, and pads, the box reaches beyond the image.
+        """
+        longest = _MAX_RATIO * min(width, height) if self._is_thread(width, height) else max(width, height)
+        inner = min(width, longest), min(height, longest)
+        left, right = _seen(width, inner[0], self._resized(*inner)[0], self.size[1])
+        top, bottom = _seen(height, inner[1], self._resized(*inner)[1], self.size[0])
+        return left, top, right, bottom
+
     def _is_thread(self, width: int, height: int) -> bool:
         return self.resize_mode == "shortest" and max(width, height) > _MAX_RATIO * min(width, height)
 
@@ -89,6 +100,20 @@ class Preprocess:
         ratios = image_height / height, image_width / width
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
         return max(1, round(image_width / ratio)), max(1, round(image_height / ratio))  # open_clip fails at 0
+
+
+def _seen(side: int, inner: int, resized: int, wanted: int) -> tuple[float, float]:
+    """Where a frame begins and ends on one side of an image, in its pixels.
+
+    Args:
+        side: of the image.
+        inner: what was cut out of its middle first.
+        resized: the length that this was given.
+        wanted: that of the frame.
+    """
+    begin = round((resized - wanted) / 2) if resized >= wanted else -((wanted - resized) // 2)
+    cut, scale = round((side - inner) / 2), inner / resized
+    return cut + begin * scale, cut + (begin + wanted) * scale
 
 
 def _centred(image: Image.Image, width: int, height: int, fill: int) -> Image.Image:

@@ -18,3 +18,16 @@ def expand(label: Label, templates: Sequence[str]) -> tuple[str, ...]:
     own = [fill(template, label.name) for template in label.prompts or templates]
     others = [fill(template, alias) for alias in label.aliases for template in templates]
     return tuple(dict.fromkeys([*own, *others]))
+
+
+def weights(label: Label, templates: Sequence[str]) -> tuple[float, ...]:
+    """How much each of the prompts that `expand` gives counts, in their order; none if all count the same.
+
+    Prompts of aliases count 1.
+    """
+    if not label.weights:
+        return ()
+    found = dict.fromkeys(expand(label, templates), 0.0)
+    for template, weight in zip(label.prompts, label.weights, strict=True):
+        found[fill(template, label.name)] += weight
+    return tuple(weight or 1.0 for weight in found.values())

@@ -120,7 +120,7 @@ class Run:
             "clipzs": __version__,
             "model": classifier.model.name,
             "config": classifier.config,
-            "score": classifier.options.score,
+            "score": "multi" if classifier.options.multi else classifier.options.score,
             "device": classifier.encoder.device if read_any else None,
             "engine": classifier.encoder.engine if read_any else None,
             "precision": classifier.encoder.precision if read_any else None,
@@ -141,9 +141,11 @@ class Run:
                 {"label": label.name, "group": label.group, "prompts": list(prompts)}
                 for label, prompts in zip(classifier.labels, classifier.prompts, strict=True)
             ],
+            "head": classifier.head.as_json() if classifier.head else None,
+            "settings": {option: words for option, _, words in classifier.configuration.settings},
             "done_before": self.earlier.skipped if self.earlier else 0,
             "prompts_encoded": classifier.prompts_encoded,
-            "logit_scale": classifier.encoder.logit_scale if self.images > self.errors else None,
+            "logit_scale": classifier.logit_scale if self.images > self.errors else None,
             "versions": {"python": platform.python_version(), **_versions()},
             "platform": platform.platform(),
         }

@@ -16,20 +16,22 @@ def normalise(vectors: Array) -> Array:
     return unit
 
 
-def average(prompts: Array) -> Array:
+def average(prompts: Array, weights: Sequence[float] = ()) -> Array:
     """One label's embedding from its prompts': normalise each, average, normalise again.
 
     Averaging raw embeddings would let long ones outvote the rest.
 
     Args:
         prompts: float32 [t, d].
+        weights: of the t prompts, positive; none: all count the same.
 
     Returns:
         float32 [d] of length 1.
 
     Source: arXiv:2103.00020, section 3.1.4.
     """
-    mean = normalise(prompts).mean(axis=0, keepdims=True)  # [1, d]
+    unit = normalise(prompts)
+    mean = np.asarray(weights, np.float32)[None] @ unit if weights else unit.mean(axis=0, keepdims=True)  # [1, d]
     averaged: Array = normalise(mean)[0]
     return averaged
 
@@ -57,20 +59,20 @@ def scores(
     if kind != "cosine":
         table *= scale
         table += bias or 0.0
-        _share(table) if kind == "softmax" else _squash(table)
+        share(table) if kind == "softmax" else squash(table)
     rounded: Array = table.astype(np.float32)
     return rounded
 
 
-def _share(logits: NDArray[np.float64]) -> None:
-    """Softmax of each row, in place."""
+def share(logits: NDArray[np.float64]) -> None:
+    """Softmax of each row of [n, c], in place."""
     logits -= logits.max(axis=1, keepdims=True)  # so that exp cannot overflow
     np.exp(logits, out=logits)
     logits /= logits.sum(axis=1, keepdims=True)
 
 
-def _squash(logits: NDArray[np.float64]) -> None:
-    """1 / (1 + exp(-logits)) in place, where exp cannot overflow."""
+def squash(logits: NDArray[np.float64]) -> None:
+    """1 / (1 + exp(-logits)) in place, of any shape; exp cannot overflow."""
     np.negative(logits, out=logits)
     np.logaddexp(0.0, logits, out=logits)
     np.negative(logits, out=logits)

@@ -14,12 +14,13 @@ from clipzs.score import Array
 
 SCHEMA_VERSION = 1
 LABELS, IMAGES = "labels", "images"  # folders in the cache folder
-_TABLES = {
+_TABLES = {  # their versions, and what makes them
     LABELS: (
+        2,
         "CREATE TABLE label (key BLOB PRIMARY KEY, vector BLOB NOT NULL, tokens BLOB NOT NULL, "
-        "longest INTEGER NOT NULL, proof BLOB NOT NULL)"
+        "longest INTEGER NOT NULL, unknown TEXT NOT NULL, proof BLOB NOT NULL)",
     ),
-    IMAGES: "CREATE TABLE image (key BLOB PRIMARY KEY, vector BLOB NOT NULL, proof BLOB NOT NULL)",
+    IMAGES: (1, "CREATE TABLE image (key BLOB PRIMARY KEY, vector BLOB NOT NULL, proof BLOB NOT NULL)"),
 }
 
 
@@ -30,7 +31,8 @@ def key(*determinants: object) -> bytes:
 
 def database(folder: Path | None, kind: str, file: str) -> Database:
     """One file of a kind of embeddings, "labels" or "images"."""
-    return Database(folder, f"{kind}/{file}", version=SCHEMA_VERSION, table=_TABLES[kind])
+    version, table = _TABLES[kind]
+    return Database(folder, f"{kind}/{file}", version=version, table=table)
 
 
 def _file_name(model: str, digest: str) -> str:
@@ -46,11 +48,13 @@ class LabelEmbedding:
         vector: float32 [d] of length 1.
         tokens: hash of the token ids of all its prompts: equal for labels the model cannot tell apart.
         longest: tokens of its longest prompt before any cut, start and end included.
+        unknown: the words of its prompts that the model's tokenizer has no tokens for.
     """
 
     vector: Array
     tokens: bytes
     longest: int
+    unknown: tuple[str, ...] = ()
 
 
 class LabelStore:
@@ -61,7 +65,8 @@ class LabelStore:
 
     def get(self, keys: Iterable[bytes]) -> dict[bytes, LabelEmbedding]:
         """The stored embeddings among `keys`."""
-        rows = self._database.select("SELECT key, vector, tokens, longest, proof FROM label WHERE key IN", list(keys))
+        columns = "SELECT key, vector, tokens, longest, unknown, proof FROM label WHERE key IN"
+        rows = self._database.select(columns, list(keys))
         try:
             return {row[0]: _label(*row) for row in rows}
         except ValueError as error:
@@ -71,23 +76,27 @@ class LabelStore:
     def put(self, embeddings: Mapping[bytes, LabelEmbedding]) -> None:
         """Keep new embeddings."""
         self._database.insert(
-            "INSERT OR IGNORE INTO label (key, vector, tokens, longest, proof) VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO label (key, vector, tokens, longest, unknown, proof) VALUES (?, ?, ?, ?, ?, ?)",
             [_label_row(k, e) for k, e in embeddings.items()],
         )
 
 
-def _label_row(key_: bytes, embedding: LabelEmbedding) -> tuple[bytes, bytes, bytes, int, bytes]:
-    vector, longest = _bytes(embedding.vector), embedding.longest
-    checksum = proof(key_, vector, embedding.tokens, str(longest).encode())
-    return key_, vector, embedding.tokens, longest, checksum
+def _label_row(key_: bytes, embedding: LabelEmbedding) -> tuple[bytes, bytes, bytes, int, str, bytes]:
+    vector, longest, unknown = _bytes(embedding.vector), embedding.longest, " ".join(embedding.unknown)
+    checksum = proof(key_, vector, embedding.tokens, str(longest).encode(), unknown.encode())
+    return key_, vector, embedding.tokens, longest, unknown, checksum
 
 
-def _label(key_: bytes, vector: object, tokens: object, longest: object, checksum: object) -> LabelEmbedding:
-    if not (isinstance(vector, bytes) and isinstance(tokens, bytes) and isinstance(longest, int)):
+def _label(
+    key_: object, vector: object, tokens: object, longest: object, unknown: object, checksum: object
+) -> LabelEmbedding:
+    if not (isinstance(key_, bytes) and isinstance(vector, bytes) and isinstance(tokens, bytes)):
         raise ValueError("a row of it holds the wrong types")
-    if checksum != proof(key_, vector, tokens, str(longest).encode()):
+    if not (isinstance(longest, int) and isinstance(unknown, str)):
+        raise ValueError("a row of it holds the wrong types")
+    if checksum != proof(key_, vector, tokens, str(longest).encode(), unknown.encode()):
         raise ValueError("a row of it is damaged")
-    return LabelEmbedding(np.frombuffer(vector, np.float32), tokens, longest)
+    return LabelEmbedding(np.frombuffer(vector, np.float32), tokens, longest, tuple(unknown.split()))
 
 
 class ImageStore:
@@ -116,8 +125,8 @@ class ImageStore:
         self._database.insert("INSERT OR IGNORE INTO image (key, vector, proof) VALUES (?, ?, ?)", rows)
 
 
-def _image(key_: bytes, vector: object, checksum: object) -> Array:
-    if not isinstance(vector, bytes) or checksum != proof(key_, vector):
+def _image(key_: object, vector: object, checksum: object) -> Array:
+    if not (isinstance(key_, bytes) and isinstance(vector, bytes)) or checksum != proof(key_, vector):
         raise ValueError("a row of it is damaged")
     return np.frombuffer(vector, np.float32)
 

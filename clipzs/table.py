@@ -29,8 +29,9 @@ class TableWriter:
         self.stream = stream
         self.cosine = cosine
         self.counts: Counter[str] = Counter()
+        self.scored: Counter[str] = Counter()
         self.sums: defaultdict[str, float] = defaultdict(float)
-        self.errors = 0
+        self.images = self.errors = 0
         self._buffer = io.StringIO()
         self._console = Console(
             file=self._buffer,
@@ -49,26 +50,32 @@ class TableWriter:
                 self.errors += 1
                 self._line(Text(f"  {printable(result.error)}", style="red"))
                 continue
-            self.counts[result.label or ""] += 1
-            self.sums[result.label or ""] += result.score or 0.0
+            answers = result.labels or [result.label or ""]
             width = min(LABEL_WIDTH, max(cell_len(printable(one.label)) for one in result.scores))
-            for rank, one in enumerate(result.scores):
-                self._line(self._bar(one, width, best=rank == 0))
+            if result.unknown is not None and result.score is None:
+                self._line(Text(f"  {printable(result.unknown)}", style="yellow"))
+            for one in result.scores:
+                self._line(self._bar(one, width, best=one.label in answers))
+            self.images += 1
+            self.counts.update(answers)
+            for one in result.scores:
+                if one.label in answers:
+                    self.scored[one.label] += 1
+                    self.sums[one.label] += one.score
         self._flush()
 
     def close(self, run: Mapping[str, Any]) -> None:
         """Counts per label, most frequent first, when there was more than one image."""
-        total = sum(self.counts.values())
-        if total + self.errors < 2:
+        if self.images + self.errors < 2:
             return
         self._line(Text())
         width = max([len("label"), len("(not read)"), *(cell_len(printable(label)) for label in self.counts)])
         mean = "mean cosine" if self.cosine else "mean score"
         self._line(Text(f"{'label':<{width}}  {'images':>7}  {'share':>6}  {mean:>10}", style="bold"))
         for label, count in self.counts.most_common():
-            mean_score = self._number(self.sums[label] / count)
+            mean_score = self._number(self.sums[label] / self.scored[label]) if self.scored[label] else ""
             name = set_cell_size(printable(label), width)
-            self._line(Text(f"{name}  {count:>7}  {count / total:>6.1%}  {mean_score:>10}"))
+            self._line(Text(f"{name}  {count:>7}  {count / self.images:>6.1%}  {mean_score:>10}"))
         if self.errors:
             self._line(Text(f"{'(not read)':<{width}}  {self.errors:>7}", style="red"))
         self._flush()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from clipzs import hub
-from clipzs.backend import INSTALL, BackendSettings, BackendTokenizer
+from clipzs.backend import INSTALL, BackendSettings, BackendTokenizer, unknown_words
 from clipzs.bpe import CLEAN, BpeTokenizer
 from clipzs.checkpoint import short
 from clipzs.encoder import Tokens
@@ -100,7 +100,7 @@ class TransformersTokenizer:
         self._clean = clean
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Token ids and their number before any cut.
+        """Token ids, their number before any cut, and words that have none.
 
         Raises:
             ModelError: the model's config asks for what its tokenizer has not, such as a token for padding.
@@ -111,7 +111,14 @@ class TransformersTokenizer:
             raise ModelError(f"{self._name}: its tokenizer fails: {short(error)}") from error
         cleaned = [CLEAN[self._clean](text) for text in texts]
         whole = self._own.tokenizer(cleaned, add_special_tokens=not self._adds_ends, verbose=False).input_ids
-        return Tokens(ids.astype(np.int64, copy=False), tuple(len(row) + 3 * self._adds_ends for row in whole))
+        unknown = unknown_words(
+            cleaned,
+            whole,
+            getattr(self._own.tokenizer, "unk_token_id", None),
+            lambda words: self._own.tokenizer(words, add_special_tokens=False, verbose=False).input_ids,
+        )
+        lengths = tuple(len(row) + 3 * self._adds_ends for row in whole)
+        return Tokens(ids.astype(np.int64, copy=False), lengths, unknown)
 
     def stored(self) -> dict[str, Any] | None:
         """What `restored` needs; None if that gives other ids, or the tokenizer is written in Python."""

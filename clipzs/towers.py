@@ -110,7 +110,7 @@ class OpenClipEncoder:
         import torch
 
         _ = self._text  # loaded before, so that it is not taken for too large a batch
-        with torch.inference_mode(), self._computing():
+        with torch.inference_mode(), self.computing():
             ids = torch.from_numpy(trimmed(tokens.ids, self.text_end)).to(self.device)
             return _array(self.text_features(ids))
 
@@ -119,7 +119,7 @@ class OpenClipEncoder:
         import torch
 
         _ = self._visual
-        with torch.inference_mode(), self._computing():
+        with torch.inference_mode(), self.computing():
             return _array(self.image_features(torch.from_numpy(pixels).to(self.device)))
 
     def expect_images(self) -> None:
@@ -158,7 +158,7 @@ class OpenClipEncoder:
         return tower(given.to(wanted) if given.is_floating_point() else given)
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
+    def computing(self) -> Iterator[None]:
         """Turn what torch says of its own troubles into a line for people.
 
         Raises:

@@ -1,6 +1,7 @@
 """Results onto a stream: one class per format, one mapping of names to them. Streams are binary: names may be no text.
 
-Every writer takes batches as they come and flushes after each, so that a pipeline sees results at once.
+Every writer takes batches as they come and flushes after each, so that a pipeline sees results at once. Scores have the
+decimals that it is made with (see `results.printed`).
 """
 
 import json
@@ -8,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
-from clipzs.results import Result
+from clipzs.defaults import DECIMALS
+from clipzs.results import Result, Score, printed
 
 _ESCAPED = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # What a spreadsheet takes for the start of a formula, also behind blanks that it leaves out or in full width; and all
@@ -53,12 +55,13 @@ class JsonlWriter:
 
     streams = True
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, decimals: int = DECIMALS) -> None:
         self.stream = stream
+        self._decimals = decimals
 
     def write(self, batch: Sequence[Result]) -> None:
         """One line an image."""
-        self.stream.write("".join(json_text(result.as_json()) + "\n" for result in batch).encode("utf-8"))
+        self.stream.write("".join(json_text(result.as_json(self._decimals)) + "\n" for result in batch).encode("utf-8"))
         self.stream.flush()
 
     def close(self, run: Mapping[str, Any]) -> None:
@@ -70,13 +73,14 @@ class JsonWriter:
 
     streams = False
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, decimals: int = DECIMALS) -> None:
         self.stream = stream
+        self._decimals = decimals
         self.results: list[dict[str, Any]] = []
 
     def write(self, batch: Sequence[Result]) -> None:
         """Keep the batch for the end."""
-        self.results += [result.as_json() for result in batch]
+        self.results += [result.as_json(self._decimals) for result in batch]
 
     def close(self, run: Mapping[str, Any]) -> None:
         """The document."""
@@ -91,12 +95,21 @@ class TsvWriter:
 
     streams = True
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, decimals: int = DECIMALS) -> None:
         self.stream = stream
+        self._decimals = decimals
 
     def write(self, batch: Sequence[Result]) -> None:
-        """One line per image and kept label; an image that could not be read has an empty label and score."""
-        lines = ("\t".join(tsv_field(field) for field in row[:3]) + "\n" for result in batch for row in _rows(result))
+        """One line per image and kept label; an image that could not be read has an empty label and score.
+
+        Where no label is the answer, the unknown label is in the first line, with its score if it has one. Where
+        several may be, there are lines of the answers only.
+        """
+        lines = (
+            "\t".join(tsv_field(field) for field in row[:3]) + "\n"
+            for result in batch
+            for row in _rows(result, self._decimals)
+        )
         self.stream.write(_bytes("".join(lines)))
         self.stream.flush()
 
@@ -113,16 +126,17 @@ class CsvWriter:
 
     streams = True
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, decimals: int = DECIMALS) -> None:
         self.stream = stream
+        self._decimals = decimals
         self._started = False
 
     def write(self, batch: Sequence[Result]) -> None:
-        """One row per image and kept label."""
+        """One row per image and kept label, as `TsvWriter.write` does."""
         rows = [] if self._started else [("path", "label", "score", "error")]
         self._started = True
         for result in batch:
-            rows += [(_no_formula(row[0]), _no_formula(row[1]), *row[2:]) for row in _rows(result)]
+            rows += [(_no_formula(row[0]), _no_formula(row[1]), *row[2:]) for row in _rows(result, self._decimals)]
         self.stream.write(_bytes("".join(",".join(map(_quoted, row)) + "\n" for row in rows)))
         self.stream.flush()
 
@@ -133,16 +147,20 @@ class CsvWriter:
 
 
 class LabelWriter:
-    """The best label of each image and nothing else; an empty line for one that could not be read."""
+    """The answer of each image and nothing else; an empty line for one that could not be read.
+
+    Where there may be several, tabs part them.
+    """
 
     streams = True
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, decimals: int = DECIMALS) -> None:
         self.stream = stream
+        self._decimals = decimals
 
     def write(self, batch: Sequence[Result]) -> None:
         """One line an image."""
-        lines = (" ".join((result.label or "").splitlines()) + "\n" for result in batch)
+        lines = ("\t".join(" ".join(label.splitlines()) for label in _answers(result)) + "\n" for result in batch)
         self.stream.write(_bytes("".join(lines)))
         self.stream.flush()
 
@@ -159,10 +177,21 @@ WRITERS: dict[str, type[JsonlWriter | JsonWriter | TsvWriter | CsvWriter | Label
 }
 
 
-def _rows(result: Result) -> list[tuple[str, str, str, str]]:
+def _answers(result: Result) -> Sequence[str]:
+    return result.labels or (result.label or "",)
+
+
+def _rows(result: Result, decimals: int) -> list[tuple[str, str, str, str]]:
     if result.error is not None:
         return [(result.path, "", "", result.error)]
-    return [(result.path, one.label, f"{one.score:.6f}", "") for one in result.scores]
+    scores: Sequence[Score] = result.scores
+    if result.labels is not None:
+        scores = [one for one in scores if one.label in result.labels]
+    rows = [(result.path, one.label, printed(one.score, decimals), "") for one in scores]
+    if result.unknown is None:
+        return rows
+    answer = (result.path, result.unknown, "" if result.score is None else printed(result.score, decimals), "")
+    return [answer, *(row for row in rows if row != answer)][: max(1, len(rows))]
 
 
 def _bytes(text: str) -> bytes:

@@ -41,6 +41,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared_compiled: P
     monkeypatch.setenv("CLIPZS_PROMPTS_DIR", str(tmp_path / "prompts"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("CLIPZS_DECIMALS", "6")  # tests compare scores more closely than they are printed
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
     (tmp_path / "cache").mkdir()

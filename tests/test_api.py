@@ -33,10 +33,10 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_results_are_those_of_the_command(run):
-    command = run("classify", *PHOTOS, "--labels", ",".join(WORDS), "--model", "tiny", "--json")
+    command = run("classify", *PHOTOS, "--labels", ",".join(WORDS), "--model", "tiny", "--json", "--decimals", 6)
     assert command.exit_code == 0, command.stderr
     results = list(Classifier(WORDS, model="tiny").classify(PHOTOS))
-    assert [result.as_json() for result in results] == [json.loads(line) for line in command.stdout.splitlines()]
+    assert [result.as_json(6) for result in results] == [json.loads(line) for line in command.stdout.splitlines()]
     assert [result.label for result in results] == WORDS
 
 

@@ -18,7 +18,7 @@ LABELS = ("--labels", "cat,rocket", *TINY)
         (TINY, 2, "no labels given", "name at least two: --labels cat,dog or --labels-file FILE"),
         (("--labels", "cat", *TINY), 2, "only one label given: cat",
          "a softmax over one class is always 1: add what else it could be (--labels cat,other), "
-         "or ask for the raw similarity with --score cosine"),
+         "ask whether it is one with --unknown, or for the raw similarity with --score cosine"),
         ((*LABELS, "--templates", "nope"), 2, "unknown template set 'nope'",
          "`clipzs prompts list` shows all sets; a file of your own needs .yaml at its end"),
         ((*LABELS, "--device", "tpu"), 2, "unknown device 'tpu'", "--device takes auto, cpu, cuda, cuda:N or mps"),

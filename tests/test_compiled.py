@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from test_parity import PHOTOS, assert_same, clipzs_scores, open_clip_scores
 
 from clipzs import Classifier
-from clipzs.compiled import MANIFEST, CompiledModel, available
+from clipzs.compiled import MANIFEST, TOKENIZER, CompiledModel, available, sealed, sha256
 from clipzs.encoder import TextEnd, trimmed
 from clipzs.resolve import resolve
 
@@ -110,14 +111,37 @@ def test_openvino_is_insisted_on_where_it_cannot_be(run, cat):
     assert "hint: --engine auto" in done.stderr
 
 
+def manifest_of(folder: Path) -> dict:
+    return json.loads((folder / MANIFEST).read_bytes())["manifest"]
+
+
 def damage_manifest(folder: Path) -> None:
-    (folder / MANIFEST).write_text('{"determinants": {', encoding="utf-8")
+    content = (folder / MANIFEST).read_text(encoding="utf-8")
+    (folder / MANIFEST).write_text(content[: len(content) // 2], encoding="utf-8")
 
 
 def damage_version(folder: Path) -> None:
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = manifest_of(folder)
     manifest["determinants"]["openvino"] = "2020.1"
-    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    (folder / MANIFEST).write_bytes(sealed(manifest))
+
+
+def damage_digit(folder: Path) -> None:
+    """Still a manifest, but of other scores."""
+    content = (folder / MANIFEST).read_text(encoding="utf-8")
+    (folder / MANIFEST).write_text(re.sub(r'("logit_scale": )\d', r"\g<1>9", content), encoding="utf-8")
+
+
+def damage_byte(folder: Path) -> None:
+    with (folder / "image.blob").open("r+b") as file:
+        file.seek((folder / "image.blob").stat().st_size // 2 + 77)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 0x40]))
+
+
+def damage_tokenizer(folder: Path) -> None:
+    (folder / TOKENIZER).write_text("{}", encoding="utf-8")
 
 
 def damage_length(folder: Path) -> None:
@@ -137,17 +161,26 @@ def damage_missing(folder: Path) -> None:
 
 def damage_unseen(folder: Path) -> None:
     """Garbage whose every check agrees: only the engine itself notices."""
-    from clipzs.compiled import facts_of
-
     blob = folder / "image.blob"
     blob.write_bytes(b"garbage" * 1000)
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    manifest["files"]["image.blob"] = facts_of(blob)
-    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    manifest = manifest_of(folder)
+    manifest["files"]["image.blob"] = sha256(blob)
+    (folder / MANIFEST).write_bytes(sealed(manifest))
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_manifest, damage_version, damage_length, damage_hole, damage_missing, damage_unseen]
+    "damage",
+    [
+        damage_manifest,
+        damage_version,
+        damage_digit,
+        damage_length,
+        damage_hole,
+        damage_byte,
+        damage_tokenizer,
+        damage_missing,
+        damage_unseen,
+    ],
 )
 def test_damaged_or_foreign_files_are_noticed_and_made_anew(run, folder, compiled, damage):
     name = f"local-dir:{folder('vit')}"
@@ -227,7 +260,7 @@ def test_a_tower_that_cannot_be_converted_is_tried_once_and_torch_goes_on(run, f
         "files": {},
         "refused": "it could not be compiled: no such operation",
     }
-    (place.folder / MANIFEST).write_text(json.dumps(refused), encoding="utf-8")
+    (place.folder / MANIFEST).write_bytes(sealed(refused))
     assert log_of(run, tmp_path, "--model", name)["engine"] == "torch"
     assert [path.name for path in place.folder.iterdir()] == [MANIFEST]
     done = run("classify", PHOTOS[0], "--labels", "a,b", "--model", name, "--engine", "openvino")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -85,8 +86,11 @@ def unheard() -> Iterator[None]:
 
 
 def children(parent: int) -> list[int]:
-    return [int(number) for task in Path(f"/proc/{parent}/task").iterdir()
-            for number in (task / "children").read_text().split()]  # fmt: skip
+    found: list[int] = []
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        with suppress(OSError):  # a thread that has ended
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def wait_for(happened: Callable[[], object]) -> object:
@@ -182,15 +186,15 @@ def test_a_damaged_image_is_a_record_or_pixels_and_nothing_else(samples, tmp_pat
     random = np.random.default_rng(11)
     for sample in (one for one in samples if len(one.content) < 40_000):
         damaged = list(hostile.damaged(sample, 4))
-        for place in random.choice(len(damaged), 4, replace=False):
+        for place in random.choice(len(damaged), 2, replace=False):
             path.write_bytes(damaged[place].content)
             said, pixels = outcome(DECODERS, path)
             assert (len(pixels) == 32 * 32 * 3) != bool(said), damaged[place].name
             assert said.isprintable(), damaged[place].name
             assert "crashed" not in said, damaged[place].name
             refused, decoded = refused + bool(said), decoded + bool(pixels)
-    assert refused > 500
-    assert decoded > 300
+    assert refused > 250
+    assert decoded > 150
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -281,7 +285,7 @@ def test_large_images_that_are_what_they_say_have_the_memory_they_need(tmp_path,
         exif[0x0112] = 6
         more["exif"] = exif
     Image.new(mode, size).save(tmp_path / "image", format, **more)
-    for exact in (False, True):
+    for exact in (False, True) if mode == "RGB" and format != "WEBP" else (False,):
         assert outcome(pool, tmp_path / "image", exact=exact)[0] == ""
 
 
@@ -491,6 +495,50 @@ def test_where_no_process_can_be_started_files_are_decoded_in_this_one(cat, pool
     assert warning.startswith("no process can be started to decode in (there is no Python to start)")
 
 
+def test_where_no_more_processes_can_be_started_files_wait_for_those_there_are(tmp_path, cat):
+    """One reads a pipe, the other cannot be started for want of descriptors."""
+    os.mkfifo(tmp_path / "slow.jpg")
+    code = """
+import os, resource, sys, threading
+sys.path[:0] = sys.argv[3:]
+from clipzs.decoders import DECODERS, Decoding
+from clipzs.preprocess import Preprocess
+slow, photo = sys.argv[1:3]
+content, found = open(photo, "rb").read(), []
+how = Decoding(Preprocess((32, 32)), 178.0, False, 60.0)
+decode = lambda path: found.append(len(DECODERS.decode(path, how)))
+threads = [threading.Thread(target=decode, args=[path]) for path in (slow, photo)]
+threads[0].start()
+pipe = open(slow, "wb", buffering=0)  # waits until a worker reads
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+threads[1].start()
+threads[1].join(0.5)
+pipe.write(content)
+pipe.close()
+for thread in threads:
+    thread.join()
+print(found, len(DECODERS._workers))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "slow.jpg"), str(cat)]
+    path = str(Path(decoders.__file__).parent.parent)
+    done = subprocess.run([*command, path], capture_output=True, check=False, timeout=PATIENCE_S)
+    assert (done.stdout, done.stderr) == (b"[3072, 3072] 1\n", b"")
+
+
+def test_threads_that_cannot_be_started_are_one_line(cat):
+    """Their stacks would be larger than all memory there can be."""
+    code = "import threading; threading.stack_size(1 << 47); from clipzs.cli import main; main()"
+    command = [sys.executable, "-c", code, "classify", cat, *COMMAND]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        "error: the system lets no more threads be started",
+        "hint: raise the limit on processes (ulimit -u, or the container's) or on memory (ulimit -v)",
+    ]
+
+
 def test_a_relative_name_is_one_in_the_folder_of_the_moment(tmp_path, pool, monkeypatch, cat):
     for name, colour in (("one", "red"), ("other", "blue")):
         (tmp_path / name).mkdir()
@@ -500,6 +548,23 @@ def test_a_relative_name_is_one_in_the_folder_of_the_moment(tmp_path, pool, monk
         monkeypatch.chdir(tmp_path / name)
         found.append(tuple(pool.decode("x.png", how())[:3]))
     assert found == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
+
+
+def test_a_worker_leaves_a_folder_that_was_deleted_and_reads_no_other_file_of_that_name(tmp_path, pool, monkeypatch):
+    for name, colour in (("gone", "red"), ("here", "blue"), ("later", "lime")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 40), colour).save(tmp_path / name / "x.png")
+    monkeypatch.chdir(tmp_path / "gone")
+    assert tuple(pool.decode("x.png", how())[:3]) == (255, 0, 0)
+    shutil.rmtree(tmp_path / "gone")
+    assert refusal(pool, "x.png") == "no such file"
+    monkeypatch.chdir(tmp_path / "here")
+    assert tuple(pool.decode("x.png", how())[:3]) == (0, 0, 255)
+    os.chdir(tmp_path / "later")
+    shutil.rmtree(tmp_path / "later")
+    assert refusal(pool, "x.png") == "the working folder cannot be entered: No such file or directory"
+    assert tuple(pool.decode(str(tmp_path / "here" / "x.png"), how())[:3]) == (0, 0, 255)
+    assert len(pool._workers) == 1
 
 
 def test_names_that_are_not_text_reach_the_worker(tmp_path, pool, cat):

@@ -109,7 +109,7 @@ def test_models_list_says_what_is_cached_and_how_large(run, cache, tmp_path):
     lay_out(cache, repo, {"open_clip_model.safetensors": weights})
     here = {line.split("\t")[0]: line.split("\t")[5] for line in run("models", "list").stdout.splitlines()}
     assert here.pop("tiny").endswith(" MB")
-    assert here == {"fast": "no", "balanced": "12 MB", "best": "no", "multilingual": "no"}
+    assert here == {"fast": "no", "balanced": "12.3 MB", "best": "no", "multilingual": "no"}
 
 
 def test_pickled_weights_of_a_cached_repository_are_taken_only_when_allowed(run, cat, folder, cache, tmp_path):

@@ -14,7 +14,7 @@ from clipzs import labelfiles, labels, yamlfile
 from clipzs.errors import ClipzsError, LabelsError
 from clipzs.labels import Label
 
-A_LABEL_HAS = "hint: a label is text, or has: name, aliases, prompts, group\n"
+A_LABEL_HAS = "hint: a label is text, or has: name, aliases, prompts, group, threshold, weights\n"
 TWO_OF_THEM = "hint: the file is a list of labels, or has the one key `labels`\n"
 SEVERAL = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -104,7 +104,7 @@ def test_one_label_is_an_error_because_its_softmax_is_always_1(run, cat):
     assert result.stderr == (
         "error: only one label given: cat\n"
         "hint: a softmax over one class is always 1: add what else it could be (--labels cat,other), "
-        "or ask for the raw similarity with --score cosine\n"
+        "ask whether it is one with --unknown, or for the raw similarity with --score cosine\n"
     )
 
 

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "modelspec": {"errors", "hub", "preprocess"},
     "modelconfig": {"errors", "preprocess"},
     "families": {"modelspec"},
-    "lookalike": {"registry"},
+    "lookalike": {"checkpoint", "registry"},
     "names": {"catalogue", "chinese", "errors", "lookalike", "registry"},
     "describing": {"errors", "families", "modelconfig", "modelspec", "preprocess", "registry"},
     "resolve": {
@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "memory": {"errors", "score"},
     "agreement": {"encoder", "errors", "score"},
     "scripts": set(),
-    "labelchecks": {"families", "modelspec", "scripts"},
+    "labelchecks": {"families", "labels", "modelspec", "score", "scripts", "store"},
     "checkpoint": {"errors"},
     "filling": {"checkpoint"},
     "bpe": {"encoder", "errors", "registry"},
@@ -100,10 +100,35 @@ MAY_IMPORT = {
         "options", "pipeline", "resolve", "score", "sizes", "store",
     },
     "scorers": {"score"},
+    "heads": {"score"},
+    "headfile": {"checkpoint", "errors", "heads", "labels", "modelspec", "names", "score"},
+    "fitting": {"errors", "heads", "score", "tuning"},
+    "answers": {"score"},
+    "background": {"score"},
     "classifier": {
-        "configuration", "embedder", "encoder", "engine", "errors", "labelchecks", "labelfiles", "labels", "modelspec",
-        "options", "paths", "pipeline", "prompts", "results", "score", "scorers", "templates",
+        "answers", "background", "configuration", "defaults", "embedder", "encoder", "engine", "errors", "headfile",
+        "labelchecks", "labelfiles", "labels", "modelspec", "options", "paths", "pipeline", "prompts", "results", "score",
+        "scorers", "store", "templates",
     },
+    "metrics": set(),
+    "evaluation": {
+        "classifier", "defaults", "errors", "metrics", "results", "score", "truth",
+    },
+    "fewshot": {
+        "classifier", "errors", "evaluation", "fitting", "heads", "metrics", "scorers", "truth",
+    },
+    "figures": {"errors", "evaluation", "fewshot", "output", "paths"},
+    "tuning": {"metrics", "score"},
+    "tuner": {
+        "__init__", "classifier", "defaults", "errors", "labels", "metrics", "options", "prompts", "score",
+        "templates", "truth", "tuning",
+    },
+    "explaining": {
+        "classifier", "decoders", "defaults", "errors", "images", "labels", "preprocess", "results", "score", "scorers",
+        "templates",
+    },
+    "heatmap": {"encoder", "encoders", "errors", "modelspec", "score", "towers"},
+    "overlay": {"score"},
     "pull": {"checkpoint", "chinese", "encoders", "errors", "hub", "modelspec"},
     "doctor": {
         "__init__", "cachefolder", "catalogue", "checkpoint", "compiled", "defaults", "devices", "errors", "hub",
@@ -117,7 +142,9 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }  # fmt: skip
 # The modules that run a model; everything else must do without torch.
-OWNERS = {"bert", "checkpoint", "conversion", "devices", "encoders", "filling", "tokenizers", "towers"}
+OWNERS = {
+    "bert", "checkpoint", "conversion", "devices", "encoders", "filling", "heatmap", "headfile", "tokenizers", "towers",
+}  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.glob("*.py"))
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers", "safetensors"}
 

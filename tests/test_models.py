@@ -430,7 +430,7 @@ def test_the_list_is_tab_separated_in_a_pipe_with_what_one_needs_to_choose(run):
         "licence": "MIT",
         "here": "no",
     }
-    assert rows[0][3:6] == ["built in", "CC BY-NC 4.0", f"{tiny().weights.stat().st_size / 1e6:.0f} MB"]
+    assert rows[0][3:6] == ["built in", "CC BY-NC 4.0", f"{tiny().weights.stat().st_size / 1e6:.1f} MB"]
 
 
 def test_show_tells_what_determines_a_models_numbers(run, folder):

@@ -133,7 +133,7 @@ def test_a_spreadsheet_is_given_no_formula(start):
     evil = f"{start}cmd|' /C calc'!A0"
     writer.write([Result(evil, (Score(evil, 0.5),))])
     rows = table_rows(stream.getvalue().decode(), {"strict": True})
-    assert rows[1] == ["'" + evil, "'" + evil, "0.500000", ""]
+    assert rows[1] == ["'" + evil, "'" + evil, "0.5000", ""]
 
 
 @pytest.mark.parametrize(

@@ -277,7 +277,7 @@ def test_a_broken_download_goes_on_where_it_stopped(run, large, hub, server, tmp
     server.requests.clear()
     pulled = run("models", "pull", SMALL)
     assert pulled.exit_code == 0, pulled.stderr
-    assert "25 MB to download, 21 MB of them already here" in pulled.stderr
+    assert "25.0 MB to download, 21.0 MB of them already here" in pulled.stderr
     gets = [part for method, path, part in server.requests if method == "GET" and path.endswith(WEIGHTS)]
     assert gets == [f"bytes={TWO_CHUNKS}-"]
     assert Path(pulled.stdout.strip()).read_bytes() == large

@@ -286,11 +286,14 @@ def test_what_is_no_name_at_all_is_told_what_to_write(run, folder, weights, tmp_
 # The architecture of a weights file
 
 
-@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-L-14-336", "ViT-S-32-alt", "ViT-bigG-14"])
-def test_weights_show_by_their_shapes_what_they_may_be(run, cat, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "wrapped"),
+    [("ViT-B-32", ""), ("ViT-L-14-336", "module."), ("ViT-S-32-alt", "_orig_mod.module."), ("ViT-bigG-14", "")],
+)
+def test_weights_show_by_their_shapes_what_they_may_be(run, cat, tmp_path, name, wrapped):
     with torch.device("meta"):
         state = open_clip.create_model(name, device="meta").state_dict()
-    header = {key: {"dtype": "F32", "shape": list(value.shape)} for key, value in state.items()}
+    header = {wrapped + key: {"dtype": "F32", "shape": list(value.shape)} for key, value in state.items()}
     content = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
     file = tmp_path / "mine.safetensors"
     file.write_bytes(len(content).to_bytes(8, "little") + content)
@@ -553,13 +556,13 @@ def test_the_list_can_be_narrowed_to_a_name(run):
 def test_the_list_says_how_much_of_a_model_is_here(run, tmp_path):
     cached_repository(tmp_path / "hub", "timm/ViT-B-16-SigLIP2-256", {"open_clip_model.safetensors": bytes(7_000_000)})
     assert listed(run, "multilingual") == {
-        "ViT-B-16-SigLIP2-256:webli": ["SigLIP2", "about 100 languages or more", "Apache-2.0", "7 MB, no tokenizer"]
+        "ViT-B-16-SigLIP2-256:webli": ["SigLIP2", "about 100 languages or more", "Apache-2.0", "7.0 MB, no tokenizer"]
     }
     for name, size in (("tokenizer.json", 3_000_000), ("tokenizer_config.json", 2), ("README.md", 5_000_000)):
         next((tmp_path / "hub").glob("*/snapshots/*")).joinpath(name).write_bytes(b" " * size)
-    assert listed(run, "multilingual")["ViT-B-16-SigLIP2-256:webli"][-1] == "10 MB"
-    assert listed(run)["multilingual"][4] == "10 MB"
-    assert facts(run, "multilingual")["size"] == "10 MB"
+    assert listed(run, "multilingual")["ViT-B-16-SigLIP2-256:webli"][-1] == "10.0 MB"
+    assert listed(run)["multilingual"][4] == "10.0 MB"
+    assert facts(run, "multilingual")["size"] == "10.0 MB"
 
 
 def test_describing_and_listing_load_no_torch():

@@ -1,5 +1,6 @@
 """The score of an image is its own: whatever else is in the run, and however the work is shared out."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from clipzs import Classifier, decoders, filehashes
 from clipzs.decoders import DECODERS
+from clipzs.results import printed
 
 LABELS = ["cat", "a cup of coffee", "rocket", "temple", "flower"]
 TOLERANCE = 1e-5
@@ -85,16 +87,56 @@ def known(photos, monkeypatch):
 
 @pytest.mark.parametrize("engine", ["torch", "auto"])
 def test_what_the_command_prints_is_within_the_tolerance_for_any_batch_size(run: Run, photos, engine):
-    """The digits themselves: six decimals, of which rounding may turn those after the fifth."""
+    """With all six decimals."""
     printed = []
     for size in (1, 3, 32):
         command = ("classify", *photos, "--labels", ",".join(LABELS), "--model", "tiny", "--engine", engine)
-        result = run(*command, "-b", size, "--no-image-cache", "--format", "tsv", "-k", len(LABELS))
+        result = run(*command, "-b", size, "--no-image-cache", "--decimals", 6, "-f", "tsv", "-k", 5)
         rows = sorted(line.split("\t") for line in result.stdout.splitlines())
         printed.append(np.array([float(row[2]) for row in rows if row[2]]))
         assert len(printed[-1]) == len(LABELS) * (len(photos) - 2)
-        assert all(len(row[2].split(".")[1]) == 6 for row in rows if row[2])
     assert max(np.abs(one - printed[0]).max() for one in printed) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["softmax", "cosine"])
+def test_the_digits_that_are_printed_are_those_that_hold_for_any_batch_size(run: Run, photos, kind, monkeypatch):
+    """But for scores on the edge between two: four decimals, or three digits of small scores."""
+    monkeypatch.delenv("CLIPZS_DECIMALS")
+    numbers: dict[str, list[list[str]]] = {"tsv": [], "json": []}
+    for size in (1, 3, 32):
+        for form, found in numbers.items():
+            command = ("classify", *photos, "--labels", ",".join(LABELS), "--model", "tiny", "--engine", "torch")
+            result = run(*command, "--score", kind, "-b", size, "--no-image-cache", "-f", form, "-k", len(LABELS))
+            if form == "tsv":
+                found.append([score for line in result.stdout.splitlines() if (score := line.split("\t")[2])])
+            else:
+                records = json.loads(result.stdout)["results"]
+                found.append([str(one["score"]) for record in records for one in record["scores"]])
+    for tsv, as_json in zip(*numbers.values(), strict=True):
+        assert [*map(float, tsv)] == [*map(float, as_json)]
+        assert len(tsv) == len(LABELS) * (len(photos) - 2)
+        for number in tsv:
+            decimals = len(number.split(".")[1])
+            assert decimals == 4 if abs(float(number)) > 0.01 else 4 <= decimals <= 9
+    for other in numbers["tsv"][1:]:
+        changed = [pair for pair in zip(numbers["tsv"][0], other, strict=True) if len(set(pair)) > 1]
+        assert len(changed) <= len(other) / 50
+        for one, another in changed:
+            assert abs(float(one) - float(another)) <= 1.01e-4
+
+
+def test_scores_keep_their_order_and_three_digits_when_they_are_printed():
+    @settings(deadline=None)
+    @given(st.lists(st.floats(-1, 1) | st.floats(-18, 0).map(lambda power: 10**power), min_size=2), st.integers(2, 9))
+    def check(given_scores, decimals):
+        ordered = sorted(given_scores)
+        read = [float(printed(score, decimals)) for score in ordered]
+        assert read == sorted(read)
+        for score, number in zip(ordered, read, strict=True):
+            least = 10.0 ** -(decimals + 5)
+            assert abs(score - number) <= 0.501 * max(least, min(1.0, abs(score) / 0.01) * 10.0**-decimals)
+
+    check()
 
 
 def test_a_compiled_model_prints_the_same_digits_for_any_batch_size_and_order(run: Run, photos):

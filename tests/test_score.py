@@ -92,7 +92,7 @@ def test_a_tiny_sigmoid_keeps_its_digits():
 def test_probabilities_add_up_per_group_in_order_of_appearance():
     table = np.array([[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]], np.float32)
     sums, names = score.sum_groups(table, ["pet", "tree", "pet", "car"])
-    assert names == ["pet", "tree", "car"]
+    assert names == ("pet", "tree", "car")
     assert (sums.shape, sums.dtype) == ((2, 3), np.float32)
     np.testing.assert_allclose(sums, [[0.4, 0.2, 0.4], [0.8, 0.1, 0.1]], rtol=1e-6)
 

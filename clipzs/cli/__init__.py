@@ -10,8 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from clipzs import __version__
-from clipzs.cli import cache, classify, doctor, models, prompts
-from clipzs.cli.narration import explain, say
+from clipzs.cli import cache, classify, doctor, eval, explain, fit, labels, models, prompts, tune
+from clipzs.cli.narration import say, say_error
 from clipzs.errors import FAILED, INTERRUPTED, ClipzsError
 
 HELP = """Zero-shot image classification: name classes in words, point at images, get scores.
@@ -22,6 +22,15 @@ HELP = """Zero-shot image classification: name classes in words, point at images
 
     find . -name '*.jpg' -print0 | clipzs classify -0 --labels cat,dog --json | jq .label
 """
+
+# What the system refuses, by what Python says then: in words, and what helps.
+_LIMITS = {
+    "start new thread": (
+        "the system lets no more threads be started",
+        "raise the limit on processes (ulimit -u, or the container's) or on memory (ulimit -v)",
+    ),
+    "failed to map segment": ("not enough memory to load a library", "raise the limit on memory (ulimit -v)"),
+}
 
 
 class Commands(TyperGroup):
@@ -52,11 +61,18 @@ class Commands(TyperGroup):
         try:
             return super().main(standalone_mode=False, **arguments) or 0
         except ClipzsError as error:
-            explain(error)
+            say_error(error)
             return error.exit_code
         except MemoryError:  # outside the model, where smaller batches are tried first
             say("not enough memory", kind="error")
             say("lower --batch-size, or use a smaller model", kind="hint")
+            return FAILED
+        except (RuntimeError, ImportError) as error:
+            limit = next((limit for sign, limit in _LIMITS.items() if sign in str(error)), None)
+            if limit is None:
+                raise
+            say(limit[0], kind="error")
+            say(limit[1], kind="hint")
             return FAILED
         except typer.TyperException as error:  # usage: an unknown option, a wrong value
             message = error.format_message()
@@ -107,6 +123,11 @@ def root(
 
 
 app.command("classify")(classify.classify)
+app.command("eval")(eval.evaluate)
+app.command("tune")(tune.tune)
+app.command("fit")(fit.fit)
+app.command("explain")(explain.explain)
+app.add_typer(labels.app, name="labels")
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(models.app, name="models")
 app.add_typer(cache.app, name="cache")

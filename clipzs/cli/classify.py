@@ -1,6 +1,5 @@
 """`clipzs classify`: the main job."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +8,18 @@ import typer
 
 from clipzs import defaults
 from clipzs.cli import options as o
-from clipzs.cli.groups import FilesGroup, LabelGroup, ModelGroup, PromptGroup, ReadingGroup, TalkGroup, grouped, options
+from clipzs.cli.groups import (
+    AnswerGroup,
+    FilesGroup,
+    LabelGroup,
+    ModelGroup,
+    PromptGroup,
+    ReadingGroup,
+    TalkGroup,
+    grouped,
+    options,
+    settled_head,
+)
 from clipzs.cli.narration import Progress, say, say_in_handler, set_up
 from clipzs.errors import FAILED, SIGNALLED, SOME_IMAGES_FAILED, UsageProblem
 
@@ -26,11 +36,13 @@ def classify(
     paths: o.Paths = None,
     *,
     labels: LabelGroup,
+    head: o.Head = None,
     prompts: PromptGroup,
     model: ModelGroup,
     score: o.Score = "softmax",
     top_k: o.TopK = None,
     by_group: o.ByGroup = False,
+    answers: AnswerGroup,
     decimals: o.Decimals = defaults.DECIMALS,
     files: FilesGroup,
     reading: ReadingGroup,
@@ -52,18 +64,20 @@ def classify(
 
     DECODERS.start()  # ready when the model is
     from clipzs.classifier import Classifier
-    from clipzs.output import Output
+    from clipzs.output import Output, check_apart
     from clipzs.run import Run
 
     format_, json = o.as_typed(ctx, format_=format_ or "", json=json)
+    fitted = settled_head(ctx, head, labels, prompts)
     selection = _selection(paths or [], files)
     target = None if output in (None, "-") else Path(str(output))
     chosen_format = _format(format_, json, target)
     resume = resume or retry_errors
     if resume:
         _check_resumable(chosen_format, target, selection, retry_errors=retry_errors)
-    _check_apart(target, [*files.files_from, *labels.labels_file, *([str(log)] if log else [])])
-    chosen = options(model, reading, prompts, score=score, top_k=top_k or _top_k(chosen_format), by_group=by_group)
+    check_apart(target, [*files.files_from, *labels.labels_file, *(str(file) for file in (fitted, log) if file)])
+    top_k = top_k or _top_k(chosen_format, several=answers.multi)
+    chosen = options(model, reading, prompts, score=score, top_k=top_k, by_group=by_group, head=fitted, **vars(answers))
     results = Output(chosen_format, target, cosine=score == "cosine", decimals=decimals)
     try:
         progress = Progress(enabled=not talk.quiet, until_first=results.to_terminal)
@@ -109,8 +123,8 @@ def _format(format_: str, json: bool, target: Path | None) -> str:
     return "jsonl" if json else format_ or default_format(target)
 
 
-def _top_k(format_: str) -> int | None:
-    return {"table": defaults.TABLE_TOP_K, "json": None, "jsonl": None}.get(format_, 1)
+def _top_k(format_: str, *, several: bool) -> int | None:
+    return {"table": defaults.TABLE_TOP_K, "json": None, "jsonl": None}.get(format_, None if several else 1)
 
 
 def _check_resumable(format_: str, target: Path | None, selection: "Selection", *, retry_errors: bool) -> None:
@@ -126,13 +140,6 @@ def _check_resumable(format_: str, target: Path | None, selection: "Selection", 
             "--retry-errors reads the list of paths twice, which a pipe cannot",
             hint="write the list to a file and name it with --files-from",
         )
-
-
-def _check_apart(target: Path | None, others: list[str]) -> None:
-    """The results must not be written over what is still to be read."""
-    for other in others:
-        if target is not None and target.is_file() and os.path.exists(other) and os.path.samefile(target, other):
-            raise UsageProblem(f"-o {target} would overwrite {other}", hint="name another file after -o")
 
 
 def _earlier(path: Path, classifier: "Classifier", selection: "Selection", *, retry_errors: bool) -> "Earlier":

@@ -5,6 +5,7 @@ from typing import Any
 
 from clipzs import catalogue, families
 from clipzs.modelspec import ModelSpec, named_hash
+from clipzs.sizes import in_words
 
 
 def lines(spec: ModelSpec, typed: str) -> Iterator[tuple[str, str]]:
@@ -23,7 +24,7 @@ def lines(spec: ModelSpec, typed: str) -> Iterator[tuple[str, str]]:
     yield "family", spec.family or "unknown"
     yield "weights", str(local) if local else f"not on this machine; `clipzs models pull {typed}` fetches them"
     if size is not None:
-        yield "size", megabytes(size)
+        yield "size", in_words(size)
     yield "source", spec.source
     yield "image size", f"{prepared.size[1]}×{prepared.size[0]} pixels"
     yield (
@@ -76,11 +77,6 @@ def licence(spec: ModelSpec) -> str:
     if spec.licence is None:
         return "unknown; ask whoever published the weights"
     return spec.licence.name + ("" if spec.licence.commercial else " (not for commercial use)")
-
-
-def megabytes(size: int) -> str:
-    """A size in bytes for people."""
-    return f"{size / 1e6:.0f} MB"
 
 
 def _scores(spec: ModelSpec) -> list[str]:

@@ -11,10 +11,12 @@ import typer
 
 from clipzs import defaults
 from clipzs.cli import options as o
+from clipzs.errors import UsageProblem
 
 if TYPE_CHECKING:
     from clipzs.labels import Label
     from clipzs.options import Options
+    from clipzs.truth import Truth
 
 
 @dataclass(kw_only=True)
@@ -83,6 +85,19 @@ class ModelGroup:
 
 
 @dataclass(kw_only=True)
+class AnswerGroup:
+    """Which scores make an answer."""
+
+    min_score: o.MinScore = None
+    min_margin: o.MinMargin = None
+    unknown: o.Unknown = False
+    unknown_label: o.UnknownLabel = defaults.UNKNOWN_LABEL
+    negative: o.Negative
+    multi: o.Multi = False
+    threshold: o.Threshold = None
+
+
+@dataclass(kw_only=True)
 class FilesGroup:
     """Which images."""
 
@@ -90,6 +105,42 @@ class FilesGroup:
     null: o.Null = False
     recursive: o.Recursive = True
     exclude: o.Exclude
+
+
+@dataclass(kw_only=True)
+class TruthGroup:
+    """Images whose labels are known."""
+
+    folder: o.TruthFolder = None
+    truth: o.TruthFile = None
+    map_: o.TruthMap = None
+    exclude: o.Exclude
+
+    def found(self) -> "Truth":
+        """The images, under the names of the map.
+
+        Raises:
+            UsageProblem: neither a folder nor a file says which images there are, or both do.
+            TruthError: as `clipzs.truth` says.
+        """
+        from clipzs.truth import from_file, from_folder, renamed
+
+        if (self.folder is None) == (self.truth is None):
+            named = "both DIR and --truth say" if self.folder else "nothing says"
+            raise UsageProblem(
+                f"{named} which images there are and what is on them",
+                hint="name a folder that holds a folder of images for each class, or a table with --truth FILE",
+            )
+        if self.truth is not None:
+            found = from_file(self.truth)
+        else:
+            found = from_folder(Path(self.folder or ""), exclude=self.exclude)
+        return renamed(found, self.map_) if self.map_ is not None else found
+
+    @property
+    def files(self) -> list[str]:
+        """What it reads besides images."""
+        return [str(file) for file in (self.truth, self.map_) if file is not None]
 
 
 @dataclass(kw_only=True)
@@ -163,3 +214,14 @@ def options(model: ModelGroup, reading: ReadingGroup, prompts: PromptGroup | Non
     del given["offline"]  # is in force since it was read
     given["language"] = given["language"] or None
     return Options(**given, **more)
+
+
+def settled_head(context: typer.Context, head: str | None, labels: LabelGroup, prompts: PromptGroup) -> Path | None:
+    """The head; what the command line says of it or of labels and prompts silences the environment."""
+    asked = vars(labels) | {"templates": prompts.templates, "template": prompts.template, "context": prompts.context}
+    head, *others = o.as_typed(context, head=head or "", **asked)
+    if not head:
+        return None
+    for name, value in zip(asked, others, strict=True):
+        setattr(labels if hasattr(labels, name) else prompts, name, value)
+    return Path(head)

@@ -64,9 +64,9 @@ def _here(spec: "ModelSpec") -> str:
     if size is None:
         return "no"
     from clipzs import pull
-    from clipzs.cli.facts import megabytes
+    from clipzs.sizes import in_words
 
-    return ", ".join([megabytes(size), *(f"no {part}" for part in pull.missing(spec))])
+    return ", ".join([in_words(size), *(f"no {part}" for part in pull.missing(spec))])
 
 
 @app.command("show")

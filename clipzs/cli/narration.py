@@ -31,7 +31,7 @@ def say_in_handler(text: str) -> None:
         os.write(2, f"{shows_cursor}note: {text}\n".encode())
 
 
-def explain(error: ClipzsError) -> None:
+def say_error(error: ClipzsError) -> None:
     """An error as one line, and its hint as another."""
     say(str(error), kind="error")
     if error.hint:
@@ -39,8 +39,17 @@ def explain(error: ClipzsError) -> None:
 
 
 class _Handler(logging.Handler):
+    """Says each thing once: what holds for several models or templates is found for each of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage(), kind="warning" if record.levelno >= logging.WARNING else "note")
+        text = record.getMessage()
+        if text not in self._said:
+            self._said.add(text)
+            say(text, kind="warning" if record.levelno >= logging.WARNING else "note")
 
 
 def set_up(*, quiet: bool, verbose: bool) -> None:
@@ -78,6 +87,7 @@ class Progress:
         self._images: Any = None
         self._find_total: Callable[[], int] | None = None
         self._prompts: Any = None
+        self._fits: Any = None
         self._compiling: Any = None
 
     @contextmanager
@@ -161,3 +171,11 @@ class Progress:
         if self._prompts is None:
             self._prompts = self._bar.add_task("encoding prompts", total=total)
         self._bar.update(self._prompts, completed=done, visible=done < total)
+
+    def fits(self, done: int, total: int) -> None:
+        """So many parts of a cross-validation are done."""
+        if self._bar is None:
+            return
+        if self._fits is None:
+            self._fits = self._bar.add_task("fitting, each part left out in turn", total=total)
+        self._bar.update(self._fits, completed=done, visible=done < total)

@@ -9,12 +9,14 @@ import typer
 
 from clipzs import defaults
 
-IMAGES, LABELS, PROMPTS, MODEL, SCORES, OUTPUT = (
+IMAGES, LABELS, PROMPTS, MODEL, SCORES, ANSWERS, FITTING, OUTPUT = (
     "Images",
     "Labels",
     "Prompts",
     "Model",
     "Scores",
+    "Answers",
+    "Fitting",
     "Output",
 )
 
@@ -37,7 +39,7 @@ def repeated(*flags: str, help: str, panel: str | None = None, **more: Any) -> A
     )
 
 
-def as_typed(context: typer.Context, **values: Any) -> tuple[Any, ...]:
+def as_typed(context: typer.Context, /, **values: Any) -> tuple[Any, ...]:
     """Values of options of one kind: what the command line says of any of them silences the environment for all.
 
     Otherwise CLIPZS_LABELS would join labels from a file that was named for this one call.
@@ -94,6 +96,20 @@ ExactDecode = Annotated[
     option("--exact-decode", help="Decode every pixel of large images: slower, bit-equal to open_clip.", panel=IMAGES),
 ]
 
+TruthFolder = Annotated[
+    Path | None, typer.Argument(metavar="DIR", help="A folder that holds a folder of images for each class.")
+]
+TruthFile = Annotated[
+    Path | None,
+    option("--truth", metavar="FILE", help="In place of DIR: a .csv, .tsv or .jsonl with path and label.",
+           panel=IMAGES),
+]  # fmt: skip
+TruthMap = Annotated[
+    Path | None,
+    option("--map", metavar="FILE", help="Labels for the names of classes: a .yaml, .json or .csv of class and label. "
+           "Classes may share one.", panel=LABELS),
+]  # fmt: skip
+
 LabelsCsv = Annotated[
     list[str],
     repeated("--labels", metavar="A,B", help='Labels, comma-separated; CSV quotes keep a comma: \'"salt, pepper",x\'.',
@@ -108,6 +124,16 @@ LabelsFile = Annotated[
         "--labels-file",
         metavar="FILE",
         help="Labels of a .txt (one a line), .csv, .json or .yaml file (aliases, prompts, groups).",
+        panel=LABELS,
+    ),
+]
+
+Head = Annotated[
+    str | None,
+    option(
+        "--head",
+        metavar="FILE",
+        help="A classifier that `clipzs fit` made of example images, in place of labels and prompts.",
         panel=LABELS,
     ),
 ]
@@ -201,6 +227,15 @@ Compile = Annotated[
 ]
 BatchSize = Annotated[int, option("--batch-size", "-b", min=1, help="Images per forward pass.", panel=MODEL)]
 CacheDir = Annotated[Path | None, option("--cache-dir", metavar="DIR", help="Where the cache is.", panel=MODEL)]
+CacheLimit = Annotated[
+    str,
+    option(
+        "--cache-limit",
+        metavar="SIZE",
+        help="How large the cache may become: 5GB, 500MB; what was used least recently goes. 0 is without limit.",
+        panel=MODEL,
+    ),
+]
 Cache = Annotated[bool, option("--cache/--no-cache", help="Keep between runs what costs time to make.", panel=MODEL)]
 ImageCache = Annotated[
     bool,
@@ -223,8 +258,63 @@ Score = Annotated[
 TopK = Annotated[
     int | None,
     option(
-        "--top-k", "-k", min=1, help="Labels per image. Unless given: table 5, tsv and csv 1, json all.", panel=SCORES
+        "--top-k",
+        "-k",
+        min=1,
+        help="Labels per image. Unless given: table 5, tsv and csv 1 (with --multi all), json all.",
+        panel=SCORES,
     ),
+]
+Decimals = Annotated[
+    int,
+    option("--decimals", metavar="N", min=2, max=9,
+           help="Of scores, except in tables. Behind the fourth they are not the same for every batch size.",
+           panel=SCORES),
+]  # fmt: skip
+MinScore = Annotated[
+    float | None,
+    option("--min-score", metavar="SCORE", help="Answer `unknown` where the best label has less.", panel=ANSWERS),
+]
+MinMargin = Annotated[
+    float | None,
+    option(
+        "--min-margin",
+        metavar="SCORE",
+        help="Answer `unknown` where the best label is not so far ahead of the second.",
+        panel=ANSWERS,
+    ),
+]
+Unknown = Annotated[
+    bool,
+    option(
+        "--unknown",
+        help="Give `unknown` a probability: that many everyday words fit the image better than your labels do.",
+        panel=ANSWERS,
+    ),
+]
+UnknownLabel = Annotated[
+    str, option("--unknown-label", metavar="TEXT", help="What is answered where no label is.", panel=ANSWERS)
+]
+Negative = Annotated[
+    list[str],
+    repeated(
+        "--negative",
+        metavar="TEXT",
+        help="With --unknown or --multi: what else there may be and is none of your labels.",
+        panel=ANSWERS,
+    ),
+]
+Multi = Annotated[
+    bool,
+    option(
+        "--multi",
+        help="Several labels may be right: give each a probability of its own, and answer all that reach --threshold.",
+        panel=ANSWERS,
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    option("--threshold", metavar="SCORE", help="With --multi: 0.5 unless given.", panel=ANSWERS),
 ]
 ByGroup = Annotated[bool, option("--by-group", help="Add up the probabilities of each label group.", panel=SCORES)]
 
@@ -254,5 +344,17 @@ Log = Annotated[
     option("--log", metavar="FILE", help="Write a JSON of what made these results: versions, model, prompts, counts.",
            panel=OUTPUT),
 ]  # fmt: skip
+ShotsTried = Annotated[
+    str | None,
+    option(
+        "--shots",
+        metavar="N,N",
+        help="Measure instead what `clipzs fit` would gain with so many images of each class: 1,2,4,8,16.",
+        panel=FITTING,
+    ),
+]
+Draws = Annotated[
+    int, option("--draws", metavar="N", min=1, help="With --shots: how often other images are drawn.", panel=FITTING)
+]
 Quiet = Annotated[bool, option("--quiet", "-q", help="Errors only: no progress, no warnings.", panel=OUTPUT)]
 Verbose = Annotated[bool, option("--verbose", "-v", help="Say more, the libraries' messages too.", panel=OUTPUT)]

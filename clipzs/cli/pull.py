@@ -62,17 +62,14 @@ def _introduce(spec: "ModelSpec", files: list["Remote"]) -> None:
 
 def _size(spec: "ModelSpec", files: list["Remote"]) -> str:
     from clipzs.hub import begun
+    from clipzs.sizes import in_words
 
     if not files:
         local = spec.local_weights
-        return f"{_megabytes(local.stat().st_size if local else 0)}, already here"
+        return f"{in_words(local.stat().st_size if local else 0)}, already here"
     preset = catalogue.preset(spec.name)
     if any(file.bytes is None for file in files):
         return f"about {preset.megabytes} MB to download" if preset else "a download of unknown size"
     here = sum(map(begun, files))
-    size = f"{_megabytes(sum(file.bytes or 0 for file in files))} to download"
-    return f"{size}, {_megabytes(here)} of them already here" if here else size
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
+    size = f"{in_words(sum(file.bytes or 0 for file in files))} to download"
+    return f"{size}, {in_words(here)} of them already here" if here else size
