@@ -20,7 +20,10 @@ NEAR = 0.95  # the cosine from which on two labels are near-duplicates, where la
 NEAR_SHARE = 0.25
 EVERYDAY = ("airplane", "apple", "beach", "bicycle", "bridge", "cat", "chair", "house", "man", "shoe", "spider", "tree")
 MOST_AT_ONCE = 2_000  # labels that are compared pair by pair in passing
-_ROWS = 256  # of a product: half of the table is enough, and 50,000 labels take little memory
+_ROWS = 256  # that are compared with all others at once, so that 50,000 labels take little memory
+_FEW = 32  # dimensions
+_PAIRS = 10_000  # that are worth a product of all
+_SLACK = 1e-4  # of float32
 _CHARACTERS = {"Han": "Chinese"}
 _CHINESE = {"Han", "Bopomofo"}
 # With a hyphen it is part of a name (forget-me-not), and "no" before a full stop or a digit a number.
@@ -92,28 +95,31 @@ def findings(
         _unknown(labels, embedded, model),
         _cut([(name, one.longest) for name, one in zip(names, embedded, strict=True)], model),
         _finding(
-            "same-text", [Concern(each) for each in same], "the model reads these labels as the same text: {}; "
-            "their score is split", between="; ",
+            "same-text", [Concern(each) for each in same], "the model reads these labels as the same text: ",
+            "; their score is split", between="; ",
         ),
-        _finding("same-words", alike, "these labels are one word in two forms: {}", between="; "),
+        _finding("same-words", alike, "these labels are one word in two forms: ", "", between="; "),
         _finding(
-            "near-duplicates", near, f"these labels are almost the same to {model.name}: {{}}; their score is split",
+            "near-duplicates", near, f"these labels are almost the same to {model.name}: ", "; their score is split",
             between="; ",
         ),
         _finding(
-            "negation", [*_negations(labels)], "labels that say what is not there: {}; models of this kind do not "
-            "understand negation: name what is there instead",
+            "negation", [*_negations(labels)], "labels that say what is not there: ",
+            "; models of this kind do not understand negation: name what is there instead",
         ),
-        _finding("group-of-one", [*_lonely(labels)] if groups else [], "groups of one label: {}; is it spelt alike?"),
+        _finding("group-of-one", [*_lonely(labels)] if groups else [], "groups of one label: ", "; is it spelt alike?"),
     )  # fmt: skip
     return [finding for finding in found if finding]
 
 
-def _finding(check: str, concerns: Sequence[Concern], message: str, *, between: str = ", ") -> Finding | None:
+def _finding(
+    check: str, concerns: Sequence[Concern], before: str, after: str, *, between: str = ", "
+) -> Finding | None:
+    """A finding whose message names the first concerns between two texts; None without any."""
     if not concerns:
         return None
     shown = (", ".join(one.labels) + (f" ({one.what})" if one.what else "") for one in concerns)
-    return Finding(check, message.format(_listed(shown, len(concerns), between)), tuple(concerns))
+    return Finding(check, f"{before}{_listed(shown, len(concerns), between)}{after}", tuple(concerns))
 
 
 def _unreadable(names: Sequence[str], prompts: Sequence[Sequence[str]], model: ModelSpec) -> Finding | None:
@@ -146,7 +152,7 @@ def _unknown(labels: Sequence[Label], embedded: Sequence[LabelEmbedding], model:
             words = [word for word in one.unknown if _letters(word) in own]  # the rest are the templates'
             found += [Concern((label.name,), " ".join(words))] if words else []
     return _finding(
-        "unknown-words", found, f"{model.name} has no tokens for words of {{}}: to it they are all the same"
+        "unknown-words", found, f"{model.name} has no tokens for words of ", ": to it they are all the same"
     )
 
 
@@ -227,7 +233,8 @@ def _near(
     if cosines.max() <= NEAR:
         return []
     usual = everyday()
-    apart = 1.0 - float(np.median((usual @ usual.T)[np.triu_indices(len(usual), 1)]))
+    cosine = np.sort((usual @ usual.T)[np.triu_indices(len(usual), 1)])
+    apart = 1.0 - float(cosine[len(cosine) // 2])  # np.median imports much
     least = max(NEAR, 1.0 - NEAR_SHARE * apart)
     pairs = {
         (min(row, other), max(row, other)): cosine
@@ -239,19 +246,32 @@ def _near(
 
 
 def _nearest(vectors: Array) -> tuple[np.ndarray, Array]:
-    """float32 [c, d], rows of length 1 → of each row its nearest other one [c], and their cosine, float32 [c]."""
-    count = len(vectors)
+    """float32 [c, d], rows of length 1 → of each row the nearest other one [c], and their cosine, float32 [c].
+
+    Only of cosines over `NEAR`, -inf where there is none. Rows that are as near as that in all dimensions are so in
+    those few in which most differ, where nearly all pairs are told apart at a fraction of the work.
+    """
+    count, distance = len(vectors), 2.0 * (1.0 - NEAR) + _SLACK  # squared
     nearest, cosines = np.zeros(count, np.intp), np.full(count, -np.inf, np.float32)
+    few = np.argsort(-vectors.var(axis=0))[:_FEW]
+    part = np.ascontiguousarray(vectors[:, few])
+    squares = np.square(part).sum(axis=1)
     for start in range(0, count, _ROWS):
-        block = vectors[start : start + _ROWS] @ vectors[start:].T  # [r, c - start]; what is before was seen
-        own = np.arange(len(block))
-        block[own, own] = -np.inf
-        for axis, place in ((1, slice(start, start + len(block))), (0, slice(start, count))):
-            best = block.argmax(axis=axis)
-            found = np.take_along_axis(block, np.expand_dims(best, axis), axis).reshape(-1)
-            better = found > cosines[place]
-            cosines[place] = np.where(better, found, cosines[place])
-            nearest[place] = np.where(better, best + start, nearest[place])
+        stop = min(start + _ROWS, count)
+        apart = (
+            squares[start:stop, None] + squares[start:] - 2.0 * (part[start:stop] @ part[start:].T)
+        )  # what is before
+        one, other = np.nonzero(apart < distance)  # was seen
+        one, other = one[other > one] + start, other[other > one] + start
+        if len(one) > _PAIRS:
+            found = (vectors[start:stop] @ vectors[start:].T)[one - start, other - start]
+        else:
+            found = np.einsum("ij,ij->i", vectors[one], vectors[other])
+        one, other, found = one[found > NEAR], other[found > NEAR], found[found > NEAR]
+        for this, that in ((one, other), (other, one)):
+            np.maximum.at(cosines, this, found)
+            best = found == cosines[this]
+            nearest[this[best]] = that[best]
     return nearest, cosines
 
 

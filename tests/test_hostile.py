@@ -499,7 +499,9 @@ def test_where_no_more_processes_can_be_started_files_wait_for_those_there_are(t
     """One reads a pipe, the other cannot be started for want of descriptors."""
     os.mkfifo(tmp_path / "slow.jpg")
     code = """
-import os, resource, sys, threading
+import ctypes, os, resource, sys, threading
+if sys.platform == "linux":
+    ctypes.CDLL("libgcc_s.so.1")  # a thread that ends would want to open it
 sys.path[:0] = sys.argv[3:]
 from clipzs.decoders import DECODERS, Decoding
 from clipzs.preprocess import Preprocess

@@ -143,13 +143,19 @@ def test_near_duplicates_are_found_among_thousands_nearest_first():
     assert near(vectors, vectors[:12]) == [("3", "2999"), ("1024", "1500")]
 
 
-def test_nearest_neighbours_are_those_of_the_whole_table_of_cosines():
-    vectors = np.stack([one.vector for one in embedded(np.random.default_rng(1).standard_normal((2500, 8)))])
+@pytest.mark.parametrize("spread", [1.0, 0.3, 0.1, 0.02], ids=lambda spread: f"spread {spread}")
+def test_nearest_neighbours_are_those_of_the_whole_table_of_cosines(spread):
+    """From labels that are all apart to labels that are nearly all near."""
+    numbers = np.random.default_rng(1)
+    common = numbers.standard_normal(64)
+    vectors = np.stack([one.vector for one in embedded(common + spread * 3 * numbers.standard_normal((1200, 64)))])
     table = vectors.astype(np.float64) @ vectors.T
     np.fill_diagonal(table, -2)
+    expected = np.where(table.max(axis=1) > labelchecks.NEAR, table.max(axis=1), -np.inf)
     nearest, cosines = labelchecks._nearest(vectors)
-    np.testing.assert_allclose(cosines, table.max(axis=1), atol=1e-6)
-    np.testing.assert_allclose(table[np.arange(len(table)), nearest], table.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(cosines, expected, atol=1e-6)
+    near = np.isfinite(cosines)
+    np.testing.assert_allclose(table[np.arange(len(table)), nearest][near], table.max(axis=1)[near], atol=1e-6)
 
 
 def test_what_is_near_depends_on_how_near_everyday_words_are_to_the_model():

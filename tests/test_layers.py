@@ -107,8 +107,8 @@ MAY_IMPORT = {
     "background": {"score"},
     "classifier": {
         "answers", "background", "configuration", "defaults", "embedder", "encoder", "engine", "errors", "headfile",
-        "labelchecks", "labelfiles", "labels", "modelspec", "options", "paths", "pipeline", "prompts", "results", "score",
-        "scorers", "store", "templates",
+        "labelchecks", "labelfiles", "labels", "modelspec", "options", "paths", "pipeline", "prompts", "results",
+        "score", "scorers", "store", "templates",
     },
     "metrics": set(),
     "evaluation": {

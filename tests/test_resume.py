@@ -49,6 +49,12 @@ def pictures(folder: Path, number: int) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def usual_decimals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are compared byte by byte: digits that differ between batches and engines are not written."""
+    monkeypatch.delenv("CLIPZS_DECIMALS")
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pictures(tmp_path_factory.mktemp("resume") / "photos", 12)
