@@ -9,12 +9,12 @@ from functools import cached_property, partial
 from itertools import repeat
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from clipzs import defaults, headfile, labelchecks, labelfiles, labels, prompts, templates
+from clipzs import defaults, labelchecks, labelfiles, labels, prompts, templates
 from clipzs.answers import Rules
 from clipzs.configuration import Configuration
 from clipzs.embedder import Embedder
@@ -29,6 +29,9 @@ from clipzs.results import Result, Score
 from clipzs.score import Array, ranked, sum_groups
 from clipzs.scorers import Scorer, ZeroShot
 from clipzs.store import LabelEmbedding, key
+
+if TYPE_CHECKING:
+    from clipzs.headfile import SavedHead
 
 log = logging.getLogger("clipzs")
 
@@ -78,7 +81,11 @@ class Classifier:
             raise TypeError(f"options are given, and apart from them: {', '.join(settings)}")
         self.options = checked(options or from_settings(settings))
         shared = self.options.score == "softmax" and not (self.options.unknown or self.options.multi)
-        self.head = headfile.read(self.options.head) if self.options.head else None
+        self.head: SavedHead | None = None
+        if self.options.head is not None:
+            from clipzs import headfile
+
+            self.head = headfile.read(self.options.head)
         if self.head is not None and self.options.model is None and self.options.model_config is None:
             self.options = replace(self.options, model=self.head.model_to_load)
         if self.head is None or labels:

@@ -14,6 +14,10 @@ ClipzsError                 exit 1, something failed
 └── OutputError             a result that cannot be written
 """
 
+from collections.abc import Sequence
+
+NAMED = 3  # names in one line; of the others, their number
+
 FAILED = 1
 USAGE = 2
 SOME_IMAGES_FAILED = 3
@@ -79,3 +83,14 @@ class ImageError(ClipzsError):
 
 class OutputError(ClipzsError):
     """A result file that cannot be written."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of some names, for a message, and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def quoted(names: Sequence[str]) -> str:
+    """As `listed`, each in quotes."""
+    return listed([repr(name) for name in names])

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 
 from clipzs import defaults, metrics
 from clipzs.classifier import Classifier
-from clipzs.errors import ClipzsError, LabelsError
+from clipzs.errors import quoted
+from clipzs.labelled import columns, nothing_read
 from clipzs.metrics import Figure, Floats, Outcomes, Places
 from clipzs.results import Result
 from clipzs.score import Array
@@ -30,7 +31,6 @@ OVERALL = (
     "top1_answered",
 )  # names of the figures of all classes together
 PAIRS = 10  # of confused classes
-_NAMED = 3  # labels in one line; of the others, their number
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def evaluate(
     passes = [_passed(truth, row, done, save) for row in models]
     unreadable = {number: error for one in passes for number, error in one.errors.items()}
     if len(unreadable) == len(truth.paths):
-        raise _nothing_read(truth, unreadable)
+        raise nothing_read(truth, unreadable)
     cells: list[Cell] = []
     for one in passes:
         common = np.flatnonzero([number not in unreadable for number in one.read])
@@ -242,16 +242,10 @@ def check(truth: Truth, labels: Sequence[str], *, unknown: str | None = None) ->
     Raises:
         LabelsError: a class is none of the labels.
     """
-    known = {*labels, unknown}
-    strange = [name for name in truth.classes if name not in known]
-    if strange:
-        raise LabelsError(
-            f"the images are of classes that are no labels: {_listed(strange)}",
-            hint="add them to the labels, or say which label is meant with --map FILE",
-        )
+    columns(truth, [*labels, *([unknown] if unknown else [])])
     idle = [label for label in labels if label not in truth.classes]
     if idle:
-        log.warning("no images of %s: as an answer always wrong", _listed(idle))
+        log.warning("no images of %s: as an answer always wrong", quoted(idle))
 
 
 def measure(names: Sequence[str], outcomes: Outcomes, *, seed: int) -> Measured:
@@ -351,7 +345,7 @@ def _passed(
                 if save and results:
                     save(_predictions(truth, here, classifier, results))
     if not read:
-        raise _nothing_read(truth, errors)
+        raise nothing_read(truth, errors)
     classifiers[0].compile()
     return _Pass(
         read,
@@ -408,11 +402,6 @@ def _overall(outcomes: Outcomes, among: int) -> dict[str, float]:
     }
 
 
-def _nothing_read(truth: Truth, errors: Mapping[int, str]) -> ClipzsError:
-    number, error = next(iter(errors.items()))
-    return ClipzsError(f"none of the {len(truth.paths):,} images could be read, e.g. {truth.paths[number]}: {error}")
-
-
 def _as_json(fields: Any) -> dict[str, Any]:
     """A dataclass of words, numbers and figures."""
     return {name: one.as_json() if isinstance(one, Figure) else _number(one) for name, one in vars(fields).items()}
@@ -421,8 +410,3 @@ def _as_json(fields: Any) -> dict[str, Any]:
 def _number(value: Any) -> Any:
     """Null in place of NaN; six decimals of other numbers that are not whole, which is more than they are sure of."""
     return value if not isinstance(value, float) else None if np.isnan(value) else round(value, 6)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(map(repr, names[:_NAMED])) + more

@@ -2,18 +2,18 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from clipzs import fitting, metrics
+from clipzs import fitting, labelled, metrics
 from clipzs.classifier import Classifier
-from clipzs.errors import ClipzsError, LabelsError, TruthError
+from clipzs.errors import TruthError, quoted
 from clipzs.evaluation import templates_of
 from clipzs.fitting import Examples
 from clipzs.heads import METHODS, Method, Places
+from clipzs.labelled import columns
 from clipzs.metrics import Outcomes
 from clipzs.scorers import Scorer
 from clipzs.truth import Truth
@@ -21,12 +21,11 @@ from clipzs.truth import Truth
 log = logging.getLogger("clipzs")
 
 ZERO_SHOT = "zero-shot"
-_NAMED = 3  # labels in one line; of the others, their number
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Labelled images through a model.
+class Shown:
+    """Labelled images through a model, as heads are fitted to them.
 
     Attributes:
         examples: those that could be read.
@@ -122,18 +121,13 @@ def check(truth: Truth, labels: Sequence[str]) -> None:
         LabelsError: a class is none of the labels.
         TruthError: a label has no images.
     """
-    strange = [name for name in truth.classes if name not in labels]
-    if strange:
-        raise LabelsError(
-            f"the images are of classes that are no labels: {_listed(strange)}",
-            hint="add them to the labels, or say which label is meant with --map FILE",
-        )
+    columns(truth, labels)
     idle = [name for name in labels if name not in truth.classes]
     if idle:
-        raise TruthError(f"no images of {_listed(idle)}", hint="a head needs at least one image of each label")
+        raise TruthError(f"no images of {quoted(idle)}", hint="a head needs at least one image of each label")
 
 
-def embedded(classifier: Classifier, truth: Truth, *, done: Callable[[int], object] = lambda images: None) -> Labelled:
+def embedded(classifier: Classifier, truth: Truth, *, done: Callable[[int], object] = lambda images: None) -> Shown:
     """Send labelled images through a model.
 
     Args:
@@ -147,38 +141,21 @@ def embedded(classifier: Classifier, truth: Truth, *, done: Callable[[int], obje
     """
     names = tuple(label.name for label in classifier.labels)
     check(truth, names)
-    errors: dict[int, str] = {}
-    numbers: list[int] = []
-    vectors = []
-    seen = 0
-    with closing(classifier.embedder.batches(truth.paths, before=lambda: classifier.label_vectors)) as batches:
-        for batch in batches:
-            for number, error in enumerate(batch.errors, seen):
-                if error is None:
-                    numbers.append(number)
-                else:
-                    errors[number] = error
-            seen += len(batch.names)
-            vectors.append(batch.vectors)
-            done(len(batch.names))
-    if not numbers:
-        number, error = next(iter(errors.items()))
-        raise ClipzsError(f"none of the {seen:,} images could be read, e.g. {truth.paths[number]}: {error}")
-    column = [names.index(name) for name in truth.classes]
-    answers = np.array([column[truth.answers[number]] for number in numbers])
+    found = labelled.embedded(truth, classifier, done=done)
+    errors, answers = found.errors, found.answers
     lost = [name for place, name in enumerate(names) if not np.any(answers == place)]
     if lost:
         number = next(number for number in errors if truth.classes[truth.answers[number]] == lost[0])
-        raise TruthError(f"no image of {_listed(lost)} could be read, e.g. {truth.paths[number]}: {errors[number]}")
-    return Labelled(
+        raise TruthError(f"no image of {quoted(lost)} could be read, e.g. {truth.paths[number]}: {errors[number]}")
+    return Shown(
         Examples(
-            np.concatenate([some for some in vectors if len(some)]),
+            found.vectors,
             answers,
             names,
             classifier.label_vectors,
             classifier.logit_scale,
         ),
-        np.array(numbers),
+        found.numbers,
         errors,
     )
 
@@ -197,7 +174,7 @@ def drawn(truth: Truth, shots: int, *, seed: int) -> Truth:
     rows = np.sort(np.concatenate([order[:shots] for order in orders(truth.answers, seed)]))
     fewer = [name for name, count in zip(truth.classes, truth.support, strict=True) if count < shots]
     if fewer:
-        log.warning("fewer than %d images of %s: all of them are used", shots, _listed(fewer))
+        log.warning("fewer than %d images of %s: all of them are used", shots, quoted(fewer))
     return Truth(tuple(truth.paths[row] for row in rows), tuple(truth.answers[row] for row in rows), truth.classes)
 
 
@@ -223,7 +200,7 @@ def possible(shots: Sequence[int], support: Sequence[int]) -> list[int]:
 
 def compare(
     classifier: Classifier,
-    labelled: Labelled,
+    labelled: Shown,
     shots: Sequence[int],
     *,
     draws: int,
@@ -286,8 +263,3 @@ def _heads(shots: Sequence[int]) -> Iterator[tuple[Method, int]]:
 def _figures(scorer: Scorer, test: Examples) -> dict[str, float]:
     outcomes = Outcomes.of(test.answers, scorer(test.images))
     return {"top1": metrics.top(outcomes, 1), "nll": metrics.negative_log_likelihood(outcomes)}
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(map(repr, names[:_NAMED])) + more

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from clipzs import yamlfile
-from clipzs.errors import TruthError
+from clipzs.errors import TruthError, listed
 from clipzs.paths import Selection
 from clipzs.textfiles import read_text
 
 log = logging.getLogger("clipzs")
 
 COLUMNS = ("path", "label")
-NAMED = 3  # paths in one line; of the others, their number
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -73,7 +72,7 @@ def from_folder(folder: Path, *, exclude: Sequence[str] = ()) -> Truth:
         found[label] = [image.path for image in images if image.error is None]
     empty = [label for label, images in found.items() if not images]
     if empty:
-        log.warning("%s: no images of %s: left out", folder, _listed(empty))
+        log.warning("%s: no images of %s: left out", folder, listed(empty))
     return _truth(
         [(path, label) for label, images in found.items() for path in images],
         where=str(folder),
@@ -109,7 +108,7 @@ def from_file(file: Path) -> Truth:
         )
     if missing:
         log.warning(
-            "%s: %s of %s images do not exist: %s", file, f"{len(missing):,}", f"{len(labels):,}", _listed(missing)
+            "%s: %s of %s images do not exist: %s", file, f"{len(missing):,}", f"{len(labels):,}", listed(missing)
         )
     return _truth([*labels.items()], where=str(file), hint=_hint())
 
@@ -127,7 +126,7 @@ def renamed(truth: Truth, file: Path) -> Truth:
     names = _mapping(file)
     strange = next((name for name in names if name not in truth.classes), None)
     if strange is not None:
-        raise TruthError(f"{file}: no class is called {strange!r}", hint=f"there are: {_listed(truth.classes)}")
+        raise TruthError(f"{file}: no class is called {strange!r}", hint=f"there are: {listed(truth.classes)}")
     labels = [names.get(name, name) for name in truth.classes]
     return _truth(
         [(path, labels[answer]) for path, answer in zip(truth.paths, truth.answers, strict=True)],
@@ -201,11 +200,6 @@ def _mapping(file: Path) -> Mapping[str, str]:
     ):
         raise TruthError(f"{file}: not a mapping of text to text", hint="write a line for each class: `class: label`")
     return {name.strip(): label.strip() for name, label in pairs.items()}
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def _hint() -> str:

@@ -1,7 +1,6 @@
 """From labelled images to a labels file: embeds what `tuning` needs, writes down what it found, and the evidence."""
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from clipzs import __version__, metrics, prompts, templates, tuning
 from clipzs.classifier import Classifier
 from clipzs.defaults import TEMPLATES
-from clipzs.errors import ClipzsError
+from clipzs.labelled import embedded
 from clipzs.labels import Label, Tuned
 from clipzs.metrics import DIGITS, Figure, Floats
 from clipzs.options import Options
@@ -165,18 +164,20 @@ def prepared(truth: Truth, classifier: Classifier, *, done: Callable[[int], obje
     of all that are named.
 
     Args:
-        truth: the images; each of its classes is a label (see `evaluation.check`).
+        truth: the images.
         classifier: of the labels.
         done: called with the number of images of each batch.
 
     Raises:
+        LabelsError: a class is none of the labels.
         ClipzsError: no image could be read, or what made the model fail.
     """
     unchanged, tried = _templates(classifier.options)
     texts = _texts(classifier, tried)
-    images, answers, unreadable = _images(truth, classifier, done)
+    images = embedded(truth, classifier, done=done)
     classifier.compile()
-    return Prepared(classifier, Examples.of(images, texts, answers), tried, len(unchanged), unreadable)
+    examples = Examples.of(images.vectors, texts, images.answers.tolist())
+    return Prepared(classifier, examples, tried, len(unchanged), images.errors)
 
 
 def _templates(options: Options) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -209,25 +210,6 @@ def _texts(classifier: Classifier, tried: Sequence[str]) -> Array:
         own = np.stack([next(vectors) for _ in range(len(words) * len(tried))])
         texts[place] = own.reshape(len(words), len(tried), -1).sum(axis=0)
     return texts
-
-
-def _images(
-    truth: Truth, classifier: Classifier, done: Callable[[int], object]
-) -> tuple[Array, list[int], dict[int, str]]:
-    """float32 [n, d] of those that can be read, n columns of labels, and the reasons why others cannot."""
-    column = {label.name: place for place, label in enumerate(classifier.labels)}
-    parts: list[Array] = []
-    errors: list[str | None] = []
-    with closing(classifier.embedder.batches(truth.paths)) as batches:
-        for batch in batches:
-            parts.append(batch.vectors)
-            errors += batch.errors
-            done(len(batch.errors))
-    unreadable = {number: error for number, error in enumerate(errors) if error is not None}
-    if len(unreadable) == len(errors):
-        raise ClipzsError(f"none of the {len(errors):,} images could be read, e.g. {truth.paths[0]}: {errors[0]}")
-    answers = [column[truth.classes[answer]] for n, answer in enumerate(truth.answers) if n not in unreadable]
-    return np.concatenate(parts), answers, unreadable
 
 
 def _details(label: Label) -> dict[str, Any]:

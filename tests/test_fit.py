@@ -648,8 +648,8 @@ def test_without_scikit_learn_only_the_linear_method_is_missing(run, photos, tmp
 # ---- comparison
 
 
-def labelled(examples: Examples) -> fewshot.Labelled:
-    return fewshot.Labelled(examples, np.arange(len(examples.images)), {})
+def labelled(examples: Examples) -> fewshot.Shown:
+    return fewshot.Shown(examples, np.arange(len(examples.images)), {})
 
 
 def test_no_image_is_tested_that_was_learnt_from():

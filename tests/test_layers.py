@@ -111,16 +111,15 @@ MAY_IMPORT = {
         "score", "scorers", "store", "templates",
     },
     "metrics": set(),
-    "evaluation": {
-        "classifier", "defaults", "errors", "metrics", "results", "score", "truth",
-    },
+    "labelled": {"classifier", "errors", "score", "truth"},
+    "evaluation": {"classifier", "defaults", "errors", "labelled", "metrics", "results", "score", "truth"},
     "fewshot": {
-        "classifier", "errors", "evaluation", "fitting", "heads", "metrics", "scorers", "truth",
+        "classifier", "errors", "evaluation", "fitting", "heads", "labelled", "metrics", "scorers", "truth",
     },
     "figures": {"errors", "evaluation", "fewshot", "output", "paths"},
     "tuning": {"metrics", "score"},
     "tuner": {
-        "__init__", "classifier", "defaults", "errors", "labels", "metrics", "options", "prompts", "score",
+        "__init__", "classifier", "defaults", "labelled", "labels", "metrics", "options", "prompts", "score",
         "templates", "truth", "tuning",
     },
     "explaining": {

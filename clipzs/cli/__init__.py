@@ -155,6 +155,7 @@ def main() -> NoReturn:
     except BrokenPipeError:
         _drop_stdout()
     except OSError as error:
-        say(f"standard output: cannot be written: {error.strerror}", kind="error")
-        code = code or 1
+        if code != FAILED:  # which was said already; what is left in the buffer fails once more
+            say(f"standard output: cannot be written: {error.strerror}", kind="error")
+        code = code or FAILED
     os._exit(code)

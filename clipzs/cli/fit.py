@@ -13,7 +13,7 @@ from clipzs.cli.show import print_rows
 from clipzs.errors import SOME_IMAGES_FAILED, UsageProblem
 
 if TYPE_CHECKING:
-    from clipzs.fewshot import Labelled
+    from clipzs.fewshot import Shown
     from clipzs.headfile import SavedHead
     from clipzs.truth import Truth
 
@@ -145,7 +145,7 @@ def _rows(saved: "SavedHead", zero_shot: float) -> list[tuple[str, str]]:
     ]
 
 
-def _concluded(labelled: "Labelled", truth: "Truth", *, quiet: bool) -> int:
+def _concluded(labelled: "Shown", truth: "Truth", *, quiet: bool) -> int:
     if not labelled.errors:
         return 0
     if not quiet:
