@@ -2,15 +2,16 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command, get_group
 
 from clipzs import __version__
-from clipzs.cli import cache, classify, doctor, eval, explain, fit, labels, models, prompts, tune
 from clipzs.cli.narration import say, say_error
 from clipzs.errors import FAILED, INTERRUPTED, ClipzsError
 
@@ -33,8 +34,59 @@ _LIMITS = {
 }
 
 
+# What each command is called in the module of its name.
+_COMMANDS = {
+    "classify": "classify",
+    "eval": "evaluate",
+    "tune": "tune",
+    "fit": "fit",
+    "explain": "explain",
+    "labels": "app",
+    "prompts": "app",
+    "models": "app",
+    "cache": "app",
+    "doctor": "doctor",
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name, in the order of `--help`. A module is imported when its command is asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        called = _COMMANDS[name]
+        if name not in self._made:
+            self._made[name] = _command(name, getattr(import_module(f"clipzs.cli.{name}"), called))
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in _COMMANDS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+def _command(name: str, what: Any) -> Any:
+    if isinstance(what, typer.Typer):
+        command = get_group(what)
+        command.name = name
+        return command
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    alone.command(name)(what)
+    return get_command(alone)
+
+
 class Commands(TyperGroup):
     """The one place where failures become a line on standard error and an exit code."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()  # type: ignore[assignment]
 
     def main(
         self,
@@ -120,18 +172,6 @@ def root(
     ] = False,
 ) -> None:
     """Take --version."""
-
-
-app.command("classify")(classify.classify)
-app.command("eval")(eval.evaluate)
-app.command("tune")(tune.tune)
-app.command("fit")(fit.fit)
-app.command("explain")(explain.explain)
-app.add_typer(labels.app, name="labels")
-app.add_typer(prompts.app, name="prompts")
-app.add_typer(models.app, name="models")
-app.add_typer(cache.app, name="cache")
-app.command("doctor")(doctor.doctor)
 
 
 def main() -> NoReturn:
