@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipzs.errors import UsageProblem
-from clipzs.output import check_writable, problem, write_whole
+from clipzs.output import check_writable, save
 from clipzs.paths import printable
 
 if TYPE_CHECKING:
@@ -100,10 +100,7 @@ def draw_shots(comparison: "Comparison", path: Path) -> None:
 def _save(figure: Any, path: Path) -> None:
     kind, buffer = path.suffix.lower()[1:], io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-    try:
-        write_whole(path, buffer.getvalue())
-    except OSError as error:
-        raise problem(path, error) from error
+    save(path, buffer.getvalue())
 
 
 def _confusion(panel: Any, measured: "Measured") -> None:

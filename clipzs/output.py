@@ -260,6 +260,18 @@ def check_writable(path: Path) -> None:
         raise problem(path, error) from error
 
 
+def save(path: Path, content: bytes) -> None:
+    """As `write_whole`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise problem(path, error) from error
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file in one step: complete, or not at all. A device or pipe is written to as it is.
 

@@ -15,7 +15,7 @@ from clipzs import __version__
 from clipzs.classifier import Classifier
 from clipzs.errors import ClipzsError, OutputError
 from clipzs.interrupts import Interrupts
-from clipzs.output import Output, check_writable, problem, write_whole
+from clipzs.output import Output, check_writable, save
 from clipzs.paths import Selection
 from clipzs.results import Result
 from clipzs.resume import Earlier
@@ -107,10 +107,7 @@ class Run:
         facts = self._facts(failure)
         self.output.close(facts)
         if self.log is not None:
-            try:
-                write_whole(self.log, (json_text({**facts, **self._details()}) + "\n").encode())
-            except OSError as error:
-                raise problem(self.log, error) from error
+            save(self.log, (json_text({**facts, **self._details()}) + "\n").encode())
         logger.debug("%d images in %.1f s on %s", self.images, facts["seconds"], facts["device"])
 
     def _facts(self, failure: str | None) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from clipzs.cli.groups import (
     options,
     settled_head,
 )
-from clipzs.cli.narration import Progress, say, set_up
+from clipzs.cli.narration import Progress, say_unreadable, set_up
 from clipzs.cli.shots import compared, parsed
 from clipzs.cli.show import print_lines, print_rows
-from clipzs.errors import SOME_IMAGES_FAILED, UsageProblem
+from clipzs.errors import UsageProblem
 
 if TYPE_CHECKING:
     from clipzs.classifier import Classifier
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from clipzs.labels import Label
     from clipzs.metrics import Figure
 
-REASONS_SHOWN = 20
 CLASSES_SHOWN = 20
 TITLES = {
     "top1": "top-1 accuracy",
@@ -141,7 +140,7 @@ def evaluate(
     if plot is not None:
         figures.draw(found.cells[0], plot)
     _print(found, json=json)
-    raise typer.Exit(_concluded(found, quiet=talk.quiet))
+    raise typer.Exit(say_unreadable(answers.paths, found.unreadable, "; they are in no figure", quiet=talk.quiet))
 
 
 def _check_files(save: Path | None, plot: Path | None, *, alone: bool) -> None:
@@ -286,17 +285,3 @@ def _shown(figure: "Figure", form: str = ".1%") -> tuple[str, str]:
     if figure.value != figure.value:
         return "", ""
     return f"{figure.value:{form}}", f"{figure.low:{form}} to {figure.high:{form}}".replace("%", "", 1)
-
-
-def _concluded(found: "Evaluation", *, quiet: bool) -> int:
-    """The exit code, with the closing words that go with it."""
-    if not found.unreadable:
-        return 0
-    if not quiet:
-        for number, error in itertools.islice(found.unreadable.items(), REASONS_SHOWN):
-            say(f"{found.truth.paths[number]}: {error}", kind="error")
-        say(
-            f"{len(found.unreadable)} of {len(found.truth.paths)} images could not be read; they are in no figure",
-            kind="error",
-        )
-    return SOME_IMAGES_FAILED

@@ -91,13 +91,11 @@ def explain(
 
 
 def _check_drawable(path: Path, read: Sequence[str]) -> None:
-    from clipzs.output import check_writable
+    from clipzs.output import check_apart, check_writable
 
     if path.suffix.lower() not in _PICTURES:
         raise UsageProblem(f"-o {path}: a heat map is a picture", hint=f"end its name in {', '.join(_PICTURES)}")
-    for other in read:
-        if path.is_file() and os.path.exists(other) and os.path.samefile(path, other):
-            raise UsageProblem(f"-o {path} would overwrite {other}", hint="name another file after -o")
+    check_apart(path, read)
     check_writable(path)
 
 
@@ -117,17 +115,14 @@ def _heat(classifier: "Classifier", found: "Explanation", label: str) -> "Heat":
 def _draw(found: "Explanation", heat: "Heat", classifier: "Classifier", path: Path) -> None:
     import io
 
-    from clipzs.output import problem, write_whole
+    from clipzs.output import save
     from clipzs.overlay import laid_on
 
     picture, content = found.picture, io.BytesIO()
     laid_on(picture, heat.grid, classifier.model.preprocess.view(*picture.size)).save(
         content, _PICTURES[path.suffix.lower()]
     )
-    try:
-        write_whole(path, content.getvalue())
-    except OSError as error:
-        raise problem(path, error) from error
+    save(path, content.getvalue())
 
 
 def _show(found: "Explanation") -> None:

@@ -8,16 +8,12 @@ import typer
 from clipzs import __version__
 from clipzs.cli import options as o
 from clipzs.cli.groups import LabelGroup, ModelGroup, PromptGroup, ReadingGroup, TalkGroup, TruthGroup, grouped, options
-from clipzs.cli.narration import Progress, say, set_up
+from clipzs.cli.narration import Progress, say_unreadable, set_up
 from clipzs.cli.show import print_rows
-from clipzs.errors import SOME_IMAGES_FAILED, UsageProblem
+from clipzs.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from clipzs.fewshot import Shown
     from clipzs.headfile import SavedHead
-    from clipzs.truth import Truth
-
-_REASONS_SHOWN = 20
 
 
 @grouped
@@ -74,7 +70,7 @@ def fit(
     from clipzs.classifier import Classifier
     from clipzs.labels import from_names
     from clipzs.metrics import Outcomes, top
-    from clipzs.output import check_apart, check_writable, problem, write_whole
+    from clipzs.output import check_apart, check_writable, save
 
     target = _target(output)
     answers = truth.found()
@@ -109,15 +105,12 @@ def fit(
         version=__version__,
         path=target,
     )
-    try:
-        write_whole(target, headfile.to_bytes(saved))
-    except OSError as error:
-        raise problem(target, error) from error
+    save(target, headfile.to_bytes(saved))
     with progress.after():
         classifier.compile()
     zero_shot = top(Outcomes.of(examples.answers, classifier.scorer(examples.images)), 1)
     print_rows(("", ""), [*_rows(saved, zero_shot)])
-    raise typer.Exit(_concluded(labelled, answers, quiet=talk.quiet))
+    raise typer.Exit(say_unreadable(answers.paths, labelled.errors, "; the head knows the others", quiet=talk.quiet))
 
 
 def _target(output: Path | None) -> Path:
@@ -143,16 +136,3 @@ def _rows(saved: "SavedHead", zero_shot: float) -> list[tuple[str, str]]:
         ("accuracy, cross-validated", accuracy),
         ("accuracy without the head", f"{zero_shot:.1%}"),
     ]
-
-
-def _concluded(labelled: "Shown", truth: "Truth", *, quiet: bool) -> int:
-    if not labelled.errors:
-        return 0
-    if not quiet:
-        for number, error in [*labelled.errors.items()][:_REASONS_SHOWN]:
-            say(f"{truth.paths[number]}: {error}", kind="error")
-        say(
-            f"{len(labelled.errors)} of {len(truth.paths)} images could not be read; the head knows the others",
-            kind="error",
-        )
-    return SOME_IMAGES_FAILED

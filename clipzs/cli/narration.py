@@ -5,11 +5,14 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import islice
 from typing import Any
 
-from clipzs.errors import ClipzsError
+from clipzs.errors import SOME_IMAGES_FAILED, ClipzsError
+
+REASONS_SHOWN = 20  # of images that could not be read
 
 
 def say(text: str, *, kind: str = "note") -> None:
@@ -36,6 +39,24 @@ def say_error(error: ClipzsError) -> None:
     say(str(error), kind="error")
     if error.hint:
         say(error.hint, kind="hint")
+
+
+def say_unreadable(paths: Sequence[str], errors: Mapping[int, str], effect: str, *, quiet: bool) -> int:
+    """Name labelled images that could not be read, and say what that means; the exit code.
+
+    Args:
+        paths: of all images.
+        errors: number and reason of those that could not be read.
+        effect: behind their number, what became of the rest; may be empty.
+        quiet: say nothing.
+    """
+    if not errors:
+        return 0
+    if not quiet:
+        for number, error in islice(errors.items(), REASONS_SHOWN):
+            say(f"{paths[number]}: {error}", kind="error")
+        say(f"{len(errors)} of {len(paths)} images could not be read{effect}", kind="error")
+    return SOME_IMAGES_FAILED
 
 
 class _Handler(logging.Handler):

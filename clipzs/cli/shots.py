@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipzs import __version__
-from clipzs.cli.narration import Progress, say
+from clipzs.cli.narration import Progress, say, say_unreadable
 from clipzs.cli.show import print_lines, print_rows
-from clipzs.errors import SOME_IMAGES_FAILED, UsageProblem
+from clipzs.errors import UsageProblem
 
 if TYPE_CHECKING:
     from clipzs.classifier import Classifier
     from clipzs.fewshot import Comparison, Row, Spread
     from clipzs.truth import Truth
-
-_REASONS_SHOWN = 20
 
 
 def parsed(text: str) -> list[int]:
@@ -59,13 +57,7 @@ def compared(
     if plot is not None:
         figures.draw_shots(found, plot)
     _print(found, json=json)
-    if not labelled.errors:
-        return 0
-    if not quiet:
-        for number, error in [*labelled.errors.items()][:_REASONS_SHOWN]:
-            say(f"{truth.paths[number]}: {error}", kind="error")
-        say(f"{len(labelled.errors)} of {len(truth.paths)} images could not be read", kind="error")
-    return SOME_IMAGES_FAILED
+    return say_unreadable(truth.paths, labelled.errors, "", quiet=quiet)
 
 
 def _print(found: "Comparison", *, json: bool) -> None:

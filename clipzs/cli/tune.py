@@ -10,16 +10,13 @@ import typer
 
 from clipzs.cli import options as o
 from clipzs.cli.groups import LabelGroup, ModelGroup, PromptGroup, ReadingGroup, TalkGroup, TruthGroup, grouped, options
-from clipzs.cli.narration import Progress, say, set_up
-from clipzs.errors import SOME_IMAGES_FAILED, UsageProblem
+from clipzs.cli.narration import Progress, say, say_unreadable, set_up
+from clipzs.errors import UsageProblem, listed
 
 if TYPE_CHECKING:
     from clipzs.metrics import Figure
-    from clipzs.truth import Truth
     from clipzs.tuner import TunedLabels
 
-REASONS_SHOWN = 20
-_NAMED = 3  # labels in one line; of the others, their number
 _SUFFIXES = (".yaml", ".yml")
 _NAMES = {"top1": "top-1 accuracy", "mean_class_recall": "mean recall per class", "nll": "negative log-likelihood"}
 
@@ -64,7 +61,7 @@ def tune(
     from clipzs import evaluation
     from clipzs.classifier import Classifier
     from clipzs.labels import from_names
-    from clipzs.output import check_apart, check_writable, problem, write_whole
+    from clipzs.output import check_apart, check_writable, save
     from clipzs.tuner import prepared, untuned
 
     fit, precision = _goal(thresholds)
@@ -87,10 +84,7 @@ def tune(
         ready = prepared(known, classifier, done=progress.advance)
         found = ready.tuned(folds=folds, seed=seed, thresholds=fit, precision=precision, progress=progress.fits)
     if output is not None:
-        try:
-            write_whole(output, found.as_yaml().encode())
-        except OSError as error:
-            raise problem(output, error) from error
+        save(output, found.as_yaml().encode())
     elif not json:
         sys.stdout.write(found.as_yaml())
     if json:
@@ -102,7 +96,7 @@ def tune(
             sys.stderr.write(f"{line}\n")
         for line in _conclusions(found, precision):
             say(line)
-    raise typer.Exit(_concluded(found, known, quiet=talk.quiet))
+    raise typer.Exit(say_unreadable(known.paths, found.unreadable, "; the rest was used", quiet=talk.quiet))
 
 
 def _goal(text: str) -> tuple[bool, float | None]:
@@ -166,8 +160,7 @@ def _conclusions(found: "TunedLabels", precision: float | None) -> Iterator[str]
     yield f"thresholds: {number} labels have one, for {goal}: {effect}"
     if tuning.unreached:
         names = [found.labels[place].name for place in tuning.unreached]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        yield f"never right often enough, and hardly ever answered now: {', '.join(names[:_NAMED])}{more}"
+        yield f"never right often enough, and hardly ever answered now: {listed(names)}"
 
 
 def _loss(change: "Figure") -> str:
@@ -189,14 +182,3 @@ def _shown(figure: "Figure", *, plain: bool = False, signed: bool = False) -> tu
         f"{factor * number:{'+' if signed else ''}{form}}" for number in (figure.value, figure.low, figure.high)
     )
     return f"{value}{unit}", f"{low} to {high}"
-
-
-def _concluded(found: "TunedLabels", known: "Truth", *, quiet: bool) -> int:
-    """The exit code, with the closing words that go with it."""
-    if not found.unreadable:
-        return 0
-    if not quiet:
-        for number, error in itertools.islice(found.unreadable.items(), REASONS_SHOWN):
-            say(f"{known.paths[number]}: {error}", kind="error")
-        say(f"{len(found.unreadable)} of {len(known.paths)} images could not be read; the rest was used", kind="error")
-    return SOME_IMAGES_FAILED
