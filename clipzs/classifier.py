@@ -371,7 +371,9 @@ class Classifier:
             answers = rules(table) if rules else repeat((None, None))
             for some, numbers, (unknown, several) in zip(columns.tolist(), kept.tolist(), answers, strict=False):
                 scores = tuple(Score(names[c], number) for c, number in zip(some, numbers, strict=True))
-                yield {"scores": scores, "unknown": unknown, "labels": several}
+                label = unknown or (several[0] if several else scores[0].label)
+                score = next((one.score for one in scores if one.label == label), None)
+                yield {"label": label, "score": score, "scores": scores, "labels": several}
 
 
 def _check_groups(given: Sequence[labels.Label], *, alone: bool) -> None:

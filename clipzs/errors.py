@@ -6,6 +6,7 @@ ClipzsError                 exit 1, something failed
 │   ├── TemplatesError      prompt templates or a template file
 │   ├── HeadError           a file of a fitted classifier
 │   ├── TruthError          labelled images, or a file that says what is right
+│   ├── RecordsError        results of an earlier run that are read again
 │   ├── UnknownModel        a model name or tag that does not exist
 │   └── DeviceError         a device or precision this machine lacks
 ├── ModelError              weights that cannot be read or do not fit
@@ -51,6 +52,10 @@ class TemplatesError(UsageProblem):
 
 class TruthError(UsageProblem):
     """Labelled images that are missing, too few, or named by a file that cannot be read."""
+
+
+class RecordsError(UsageProblem):
+    """A file of earlier results that cannot be read, or is something else."""
 
 
 class HeadError(UsageProblem):

@@ -184,14 +184,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Prediction(Result):
-    """A result, the truth of its image, and the templates of its cell."""
+    """A result, and the templates of its cell."""
 
-    truth: str = ""
     templates: tuple[str, ...] = ()
 
     def as_json(self, decimals: int = defaults.DECIMALS) -> dict[str, Any]:
-        """The usual record, `truth` and `templates` behind it."""
-        return {**super().as_json(decimals), "truth": self.truth, "templates": list(self.templates)}
+        """The usual record, `templates` behind it."""
+        return {**super().as_json(decimals), "templates": list(self.templates)}
 
 
 def evaluate(
@@ -362,7 +361,8 @@ def _outcomes(
 ) -> Outcomes:
     column = {name: place for place, name in enumerate(classifier.scorer.names)}
     columns = [column[truth.classes[truth.answers[number]]] for number in numbers]
-    answered = [result.unknown is None for result in results if result.error is None] if results else None
+    none = classifier.options.unknown_label if classifier.abstains else None
+    answered = [result.label != none for result in results if result.error is None] if results else None
     return Outcomes.of(
         np.array(columns),
         classifier.embedder.finite(classifier.scorer(vectors)),
@@ -376,7 +376,7 @@ def _predictions(
 ) -> list[Prediction]:
     templates = templates_of(classifier)
     return [
-        Prediction(**vars(result), truth=truth.classes[truth.answers[number]], templates=templates)
+        Prediction(**(vars(result) | {"truth": truth.classes[truth.answers[number]]}), templates=templates)
         for number, result in zip(numbers, results, strict=True)
     ]
 

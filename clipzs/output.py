@@ -82,6 +82,11 @@ class Output:
             raise problem(path, error) from error
         return self._file
 
+    @property
+    def again(self) -> str | None:
+        """What goes on where a run was stopped."""
+        return "the same command with --resume goes on from there" if self.resumable else None
+
     def go_on_after(self, earlier: Earlier) -> None:
         """Keep the whole records of an earlier run that are in the file, and write behind them."""
         self._earlier = earlier

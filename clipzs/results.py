@@ -34,36 +34,37 @@ class Score:
 
 @dataclass(frozen=True)
 class Result:
-    """One image's scores, best first; or the reason there are none.
+    """One image's answer and scores, best first; or the reason there are none.
 
-    `path` is as it was given or found; for an image passed as an object it is its number, "image-0".
-    `model` and `config` name what made the numbers: results with the same config can be compared.
-    `unknown` is the unknown label where it is the answer, otherwise None. `labels` are all answers, best first, where
-    there may be several; otherwise None.
+    Attributes:
+        path: as it was given or found; for an image passed as an object its number, "image-0".
+        label: the answer: a label, a group that it was rolled up to, or the unknown label; None for an image that could
+            not be read.
+        score: that of the answer; None if it has none.
+        scores: of labels (or groups), best first.
+        labels: all answers, best first, where there may be several; otherwise None.
+        groups: the group that is likeliest at each level, finest first, where answers are rolled up; otherwise None.
+        error: why the image could not be read.
+        model: its name; with `config` it names what made the numbers.
+        config: results with the same one can be compared.
+        truth: the right label, where it is known.
     """
 
     path: str
+    label: str | None = None
+    score: float | None = None
     scores: tuple[Score, ...] = ()
+    labels: tuple[str, ...] | None = None
+    groups: tuple[Score, ...] | None = None
     error: str | None = None
     model: str = ""
     config: str = ""
-    unknown: str | None = None
-    labels: tuple[str, ...] | None = None
+    truth: str | None = None
 
     @property
-    def label(self) -> str | None:
-        """The answer: the best label or the unknown label; None for an image that could not be read."""
-        if self.unknown is not None:
-            return self.unknown
-        if self.labels:
-            return self.labels[0]
-        return self.scores[0].label if self.scores else None
-
-    @property
-    def score(self) -> float | None:
-        """That of the answer; None for an image that could not be read, or if the answer has none among the scores."""
-        label = self.label
-        return next((one.score for one in self.scores if one.label == label), None)
+    def answers(self) -> tuple[str, ...]:
+        """All labels that are answers: where several may be, those or the unknown label; otherwise the one."""
+        return self.labels or (() if self.label is None else (self.label,))
 
     def as_json(self, decimals: int = DECIMALS) -> dict[str, Any]:
         """The record of the JSON formats, scores as they are printed; its keys are promised."""
@@ -72,8 +73,10 @@ class Result:
             "label": self.label,
             "score": None if self.score is None else float(printed(self.score, decimals)),
             **({} if self.labels is None else {"labels": list(self.labels)}),
+            **({} if self.groups is None else {"groups": [group.as_json(decimals) for group in self.groups]}),
             "scores": [score.as_json(decimals) for score in self.scores],
             "error": self.error,
             "model": self.model,
             "config": self.config,
+            **({} if self.truth is None else {"truth": self.truth}),
         }

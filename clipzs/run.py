@@ -1,63 +1,154 @@
-"""One run: paths through a classifier into an output, with a count of everything."""
+"""One run: results of a classifier, or of an earlier run, into sinks, with a count of everything."""
 
 import logging
 import platform
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from clipzs import __version__
 from clipzs.classifier import Classifier
 from clipzs.errors import ClipzsError, OutputError
 from clipzs.interrupts import Interrupts
-from clipzs.output import Output, check_writable, save
+from clipzs.output import check_writable, save
 from clipzs.paths import Selection
 from clipzs.results import Result
 from clipzs.resume import Earlier
 from clipzs.writers import json_text
 
 REASONS_KEPT = 20
+REPLAYED_AT_ONCE = 1024  # results of an earlier run in a batch
 
 logger = logging.getLogger("clipzs")
 
 
-class Run:
-    """Classify a selection into an output.
+class Sink(Protocol):
+    """Where results go, a batch at a time.
+
+    `again` says how to go on where a run was stopped, for the last line that the user reads; None if it cannot.
+    """
+
+    @property
+    def again(self) -> str | None:
+        """In words, what goes on from there."""
+
+    def write(self, batch: Sequence[Result], /) -> None:
+        """Take one batch."""
+
+    def close(self, run: Mapping[str, Any], /) -> None:
+        """All batches are there, or all that there will be; `run` holds the facts of the run."""
+
+    def abandon(self) -> None:
+        """Leave things as they were found, if nothing was written."""
+
+
+class Passage:
+    """Batches of results into sinks.
 
     Attributes:
+        sinks: each is given all of them.
         images: results written.
         errors: of these, images that could not be read.
         reasons: path and reason of the first of those.
-        earlier: what an earlier run has left in the output, if this one goes on from there.
         interrupted: the signal that ended it, if one did.
+    """
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self.sinks = sinks
+        self.images = self.errors = 0
+        self.reasons: list[tuple[str, str]] = []
+        self.interrupted: int | None = None
+
+    @property
+    def again(self) -> str | None:
+        """What goes on where it was stopped, in words."""
+        return next((sink.again for sink in self.sinks if sink.again), None)
+
+    def _pass(
+        self, batches: Generator[Sequence[Result], None, None], interrupts: Interrupts, advance: Callable[[int], None]
+    ) -> None:
+        with closing(batches):
+            for batch in batches:
+                interrupts.begin()
+                advance(len(batch))
+                for sink in self.sinks:
+                    sink.write(batch)
+                self._count(batch)
+                interrupts.end()
+
+    def _count(self, batch: Sequence[Result]) -> None:
+        failed = [(result.path, result.error) for result in batch if result.error is not None]
+        self.images += len(batch)
+        self.errors += len(failed)
+        self.reasons += failed[: REASONS_KEPT - len(self.reasons)]
+
+    def _close(self, facts: Mapping[str, Any]) -> None:
+        for sink in self.sinks:
+            sink.close(facts)
+
+    def _abandon(self) -> None:
+        for sink in self.sinks:
+            sink.abandon()
+
+
+class Replay(Passage):
+    """Results that were written earlier, into sinks: no model is asked."""
+
+    def __init__(self, results: Iterable[Result], sinks: Sequence[Sink]) -> None:
+        super().__init__(sinks)
+        self._results = iter(results)
+
+    def __call__(self, advance: Callable[[int], None], put_off: Callable[[], None]) -> None:
+        """As `Run` does.
+
+        Raises:
+            ClipzsError: the results cannot be read, or a sink cannot be written.
+        """
+        with Interrupts(put_off) as interrupts:
+            try:
+                self._pass(self._batches(), interrupts, advance)
+            except KeyboardInterrupt:
+                self.interrupted = interrupts.signal or signal.SIGINT
+            facts = {"images": self.images, "errors": self.errors, "interrupted": self.interrupted is not None}
+            if self.images:
+                self._close({"clipzs": __version__, **facts})
+            else:
+                self._abandon()
+
+    def _batches(self) -> Generator[Sequence[Result], None, None]:
+        while batch := list(islice(self._results, REPLAYED_AT_ONCE)):
+            yield batch
+
+
+class Run(Passage):
+    """Classify a selection.
+
+    Attributes:
+        earlier: what an earlier run has left in the output, if this one goes on from there.
     """
 
     def __init__(
         self,
         classifier: Classifier,
         selection: Selection,
-        output: Output,
+        sinks: Sequence[Sink],
         *,
         earlier: Earlier | None = None,
         log: Path | None = None,
     ) -> None:
+        super().__init__(sinks)
         self.classifier = classifier
         self.selection = selection
-        self.output = output
         self.earlier = earlier
-        if earlier is not None:
-            output.go_on_after(earlier)
         self.log = log
         if log is not None:
             check_writable(log)
-        self.images = self.errors = 0
-        self.reasons: list[tuple[str, str]] = []
-        self.interrupted: int | None = None
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
 
@@ -77,35 +168,23 @@ class Run:
         with Interrupts(put_off) as interrupts:
             try:
                 running = self.classifier.batches(wanted, live=self.selection.live, begun=interrupts.begin)
-                with closing(running) as batches:
-                    for batch in batches:
-                        interrupts.begin()
-                        advance(len(batch))
-                        self.output.write(batch)
-                        self._count(batch)
-                        interrupts.end()
+                self._pass(running, interrupts, advance)
             except KeyboardInterrupt:
                 self.interrupted = interrupts.signal or signal.SIGINT
             except ClipzsError as error:
-                if self.images and self.output.resumable and (isinstance(error, OutputError) or not error.hint):
-                    error.hint = "when that is mended, the same command with --resume goes on from there"
+                if self.images and self.again and (isinstance(error, OutputError) or not error.hint):
+                    error.hint = f"when that is mended, {self.again}"
                 if self.images and not isinstance(error, OutputError):
                     self._finish(str(error))
                 raise
             if self.images:
                 self._finish(None)
             else:
-                self.output.abandon()
-
-    def _count(self, batch: Sequence[Result]) -> None:
-        failed = [(result.path, result.error) for result in batch if result.error is not None]
-        self.images += len(batch)
-        self.errors += len(failed)
-        self.reasons += failed[: REASONS_KEPT - len(self.reasons)]
+                self._abandon()
 
     def _finish(self, failure: str | None) -> None:
         facts = self._facts(failure)
-        self.output.close(facts)
+        self._close(facts)
         if self.log is not None:
             save(self.log, (json_text({**facts, **self._details()}) + "\n").encode())
         logger.debug("%d images in %.1f s on %s", self.images, facts["seconds"], facts["device"])

@@ -50,10 +50,10 @@ class TableWriter:
                 self.errors += 1
                 self._line(Text(f"  {printable(result.error)}", style="red"))
                 continue
-            answers = result.labels or [result.label or ""]
+            answers = result.answers
             width = min(LABEL_WIDTH, max(cell_len(printable(one.label)) for one in result.scores))
-            if result.unknown is not None and result.score is None:
-                self._line(Text(f"  {printable(result.unknown)}", style="yellow"))
+            if result.score is None:
+                self._line(Text(f"  {printable(result.label or '')}", style="yellow"))
             for one in result.scores:
                 self._line(self._bar(one, width, best=one.label in answers))
             self.images += 1

@@ -12,6 +12,7 @@ from typing import Any
 
 from clipzs import yamlfile
 from clipzs.errors import TruthError, listed
+from clipzs.formulas import original
 from clipzs.paths import Selection
 from clipzs.textfiles import read_text
 
@@ -159,7 +160,7 @@ def _cell_rows(text: str, file: Path, separator: str) -> Iterator[tuple[int, Any
                 places = header.index("path"), header.index("label")
                 continue
             path, label = (row[place] if place < len(row) else None for place in places)
-            yield reader.line_num, path, label
+            yield reader.line_num, original(path or ""), original(label or "")
     except csv.Error as error:
         raise TruthError(f"{file}:{reader.line_num}: not valid CSV: {error}", hint=_hint()) from error
 

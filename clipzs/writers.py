@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from clipzs.defaults import DECIMALS
+from clipzs.formulas import protected
 from clipzs.results import Result, Score, printed
 
 _ESCAPED = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-# What a spreadsheet takes for the start of a formula, also behind blanks that it leaves out or in full width; and all
-# that would look as if it had been protected already.
-_FORMULA = re.compile(r"'*[\s\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n]")
 
 
 class Writer(Protocol):
@@ -102,7 +100,7 @@ class TsvWriter:
     def write(self, batch: Sequence[Result]) -> None:
         """One line per image and kept label; an image that could not be read has an empty label and score.
 
-        Where no label is the answer, the unknown label is in the first line, with its score if it has one. Where
+        Where the answer is none of the labels, it is in the first line, with its score if it has one. Where
         several may be, there are lines of the answers only.
         """
         lines = (
@@ -136,7 +134,7 @@ class CsvWriter:
         rows = [] if self._started else [("path", "label", "score", "error")]
         self._started = True
         for result in batch:
-            rows += [(_no_formula(row[0]), _no_formula(row[1]), *row[2:]) for row in _rows(result, self._decimals)]
+            rows += [(protected(row[0]), protected(row[1]), *row[2:]) for row in _rows(result, self._decimals)]
         self.stream.write(_bytes("".join(",".join(map(_quoted, row)) + "\n" for row in rows)))
         self.stream.flush()
 
@@ -160,7 +158,7 @@ class LabelWriter:
 
     def write(self, batch: Sequence[Result]) -> None:
         """One line an image."""
-        lines = ("\t".join(" ".join(label.splitlines()) for label in _answers(result)) + "\n" for result in batch)
+        lines = ("\t".join(" ".join(label.splitlines()) for label in result.answers) + "\n" for result in batch)
         self.stream.write(_bytes("".join(lines)))
         self.stream.flush()
 
@@ -177,10 +175,6 @@ WRITERS: dict[str, type[JsonlWriter | JsonWriter | TsvWriter | CsvWriter | Label
 }
 
 
-def _answers(result: Result) -> Sequence[str]:
-    return result.labels or (result.label or "",)
-
-
 def _rows(result: Result, decimals: int) -> list[tuple[str, str, str, str]]:
     if result.error is not None:
         return [(result.path, "", "", result.error)]
@@ -188,9 +182,7 @@ def _rows(result: Result, decimals: int) -> list[tuple[str, str, str, str]]:
     if result.labels is not None:
         scores = [one for one in scores if one.label in result.labels]
     rows = [(result.path, one.label, printed(one.score, decimals), "") for one in scores]
-    if result.unknown is None:
-        return rows
-    answer = (result.path, result.unknown, "" if result.score is None else printed(result.score, decimals), "")
+    answer = (result.path, result.label or "", "" if result.score is None else printed(result.score, decimals), "")
     return [answer, *(row for row in rows if row != answer)][: max(1, len(rows))]
 
 
@@ -203,7 +195,3 @@ def _quoted(field: str) -> str:
     # Python's csv module before 3.13 leaves a lone carriage return unquoted, and then reads it as a line's end.
     # The semicolon and the tab part the cells where spreadsheets are told so, or guess.
     return '"' + field.replace('"', '""') + '"' if any(mark in field for mark in ',"\r\n;\t') else field
-
-
-def _no_formula(text: str) -> str:
-    return f"'{text}" if _FORMULA.match(text) else text

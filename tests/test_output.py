@@ -126,12 +126,17 @@ def test_labels_with_separators_quotes_and_newlines_come_back_from_every_format(
     assert run("classify", cat, *options, "--model", "tiny", "-f", "label").stdout == best + "\n"
 
 
+def answered(path: str, *scores: Score, **more: Any) -> Result:
+    """A result whose answer is the first of its scores."""
+    return Result(path, scores[0].label, scores[0].score, scores, **more)
+
+
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_a_spreadsheet_is_given_no_formula(start):
     stream = io.BytesIO()
     writer = WRITERS["csv"](stream)
     evil = f"{start}cmd|' /C calc'!A0"
-    writer.write([Result(evil, (Score(evil, 0.5),))])
+    writer.write([answered(evil, Score(evil, 0.5))])
     rows = table_rows(stream.getvalue().decode(), {"strict": True})
     assert rows[1] == ["'" + evil, "'" + evil, "0.5000", ""]
 
@@ -143,7 +148,7 @@ def test_a_spreadsheet_is_given_no_formula(start):
 )  # fmt: skip
 def test_formulas_in_disguise_are_none_either_and_every_text_can_be_had_back(text):
     stream = io.BytesIO()
-    WRITERS["csv"](stream).write([Result(text, (Score("cat", 0.5),))])
+    WRITERS["csv"](stream).write([answered(text, Score("cat", 0.5))])
     written = stream.getvalue().decode()
     cell = table_rows(written, {"strict": True})[1][0]
     assert not re.match(r"[\s\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20]", cell)
@@ -157,7 +162,7 @@ def test_formulas_in_disguise_are_none_either_and_every_text_can_be_had_back(tex
 def test_a_label_is_one_line_whatever_is_in_it():
     stream = io.BytesIO()
     ends = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"]
-    WRITERS["label"](stream).write([Result("x", (Score(f"a{end}b", 0.5),)) for end in ends])
+    WRITERS["label"](stream).write([answered("x", Score(f"a{end}b", 0.5)) for end in ends])
     assert stream.getvalue().decode().splitlines() == ["a b"] * len(ends)
 
 
@@ -168,7 +173,7 @@ def test_a_terminal_is_sent_nothing_that_it_would_obey_in_any_format(monkeypatch
     with open(terminal, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         output = Output(format_, None)
-        output.write([Result(f"a{evil}b", (Score(f"c{evil}d", 0.9),), model=evil), Result(f"e{evil}f", error=evil)])
+        output.write([answered(f"a{evil}b", Score(f"c{evil}d", 0.9), model=evil), Result(f"e{evil}f", error=evil)])
         output.close({"model": evil})
     shown = os.read(screen, 100_000).decode()  # no broken UTF-8 either
     os.close(screen)
@@ -227,7 +232,7 @@ def test_a_table_of_several_images_ends_in_counts_per_label(run, cat, coffee, te
 
 
 def test_the_table_shows_markup_and_emoji_codes_as_they_are():
-    text = table(Result("[red]x[/red].jpg", (Score("[bold]:cat:[/bold]", 0.9), Score("\x1b[31m", 0.1))))
+    text = table(answered("[red]x[/red].jpg", Score("[bold]:cat:[/bold]", 0.9), Score("\x1b[31m", 0.1)))
     assert "[red]x[/red].jpg\n" in text
     assert "  [bold]:cat:[/bold]  " in text
     assert r"\x1b[31m" in text
@@ -236,7 +241,7 @@ def test_the_table_shows_markup_and_emoji_codes_as_they_are():
 def test_the_table_is_never_wrapped_or_cut(monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     path, label = "folder/" + "x" * 300 + ".jpg", "a label of very many words " * 8
-    lines = table(Result(path, (Score(label, 1.0),)), Result(path, error="long " * 50)).splitlines()
+    lines = table(answered(path, Score(label, 1.0)), Result(path, error="long " * 50)).splitlines()
     assert lines[0] == path
     assert lines[1] == f"  {label}  {'█' * 24} 100.0%"
     assert lines[3] == "  " + "long " * 50
@@ -244,12 +249,12 @@ def test_the_table_is_never_wrapped_or_cut(monkeypatch):
 
 
 def test_wide_letters_keep_the_columns_straight():
-    lines = table(Result("x", (Score("猫", 0.75), Score("cat", 0.25)))).splitlines()
+    lines = table(answered("x", Score("猫", 0.75), Score("cat", 0.25))).splitlines()
     assert lines[1:] == ["  猫   " + "█" * 18 + " " * 6 + "  75.0%", "  cat  " + "█" * 6 + " " * 18 + "  25.0%"]
 
 
 def test_cosine_scores_are_no_percentages():
-    text = table(Result("x", (Score("a", 0.2), Score("b", -0.1))), Result("y", (Score("a", 0.3),)), cosine=True)
+    text = table(answered("x", Score("a", 0.2), Score("b", -0.1)), answered("y", Score("a", 0.3)), cosine=True)
     assert "%" not in text.partition("\n\n")[0]
     assert " 0.200\n" in text
     assert " -0.100\n" in text
@@ -271,7 +276,7 @@ def test_on_a_terminal_the_table_has_colours_unless_asked_not_to(monkeypatch, va
         monkeypatch.setattr(sys, "stdout", stdout)
         output = Output("table", None)
         assert output.to_terminal
-        output.write([Result("x.jpg", (Score("cat", 0.9),))])
+        output.write([answered("x.jpg", Score("cat", 0.9))])
     shown = os.read(screen, 10_000)
     os.close(screen)
     assert (b"\x1b[" in shown) is coloured

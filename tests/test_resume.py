@@ -508,7 +508,10 @@ def test_the_file_stays_taken_when_error_records_were_taken_out_of_it(photos, tm
 def test_a_million_records_would_be_held_in_a_few_megabytes(tmp_path):
     configuration = Configuration("m", "d", (("cat", None, ()),), "fp32", False, "cosine", False)
     number = 20_000
-    made = [Result(f"{n}.png", (Score("cat", 0.5),), model="m", config=configuration.hash) for n in range(number)]
+    made = [
+        Result(f"{n}.png", "cat", 0.5, (Score("cat", 0.5),), model="m", config=configuration.hash)
+        for n in range(number)
+    ]
     stream = io.BytesIO()
     JsonlWriter(stream).write(made)
     (tmp_path / "out.jsonl").write_bytes(stream.getvalue())

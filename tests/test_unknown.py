@@ -142,7 +142,7 @@ def test_without_the_options_nothing_is_another(cat, coffee):
     plain = Classifier(["cat", "dog"], model="tiny")
     asked = Classifier(["cat", "dog"], model="tiny", unknown=True)
     for one, two in zip(plain.classify([cat, coffee]), asked.classify([cat, coffee]), strict=True):
-        assert one.unknown is None
+        assert one.label == one.scores[0].label
         assert one.labels is None
         assert "labels" not in one.as_json()
         shares = {s.label: s.score for s in two.scores if s.label != "unknown"}
@@ -369,11 +369,11 @@ def test_what_makes_an_answer_is_part_of_what_results_are_known_by(cat):
 def test_results_in_python_say_whether_they_know(cat, coffee):
     classifier = Classifier(["cat", "dog"], model="tiny", unknown=True, unknown_label="none", top_k=1)
     known, unknown = classifier.classify([cat, coffee])
-    assert (known.unknown, known.labels) == (None, None)
-    assert (unknown.unknown, unknown.label) == ("none", "none")
+    assert (known.label, known.labels) == ("cat", None)
+    assert (unknown.label, unknown.answers) == ("none", ("none",))
     assert unknown.score == unknown.scores[0].score
     missing = next(classifier.classify(["absent.jpg"]))
-    assert (missing.unknown, missing.label, missing.score) == (None, None, None)
+    assert (missing.label, missing.score, missing.answers) == (None, None, ())
 
 
 def test_options_in_python_are_checked_as_on_the_command_line():

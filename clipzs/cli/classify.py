@@ -1,6 +1,5 @@
 """`clipzs classify`: the main job."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +19,14 @@ from clipzs.cli.groups import (
     options,
     settled_head,
 )
-from clipzs.cli.narration import Progress, say, say_in_handler, set_up
-from clipzs.errors import FAILED, SIGNALLED, SOME_IMAGES_FAILED, UsageProblem
+from clipzs.cli.narration import Progress, say, set_up
+from clipzs.cli.running import abandoned_on_failure, classified, concluded, selected
+from clipzs.errors import UsageProblem
 
 if TYPE_CHECKING:
     from clipzs.classifier import Classifier
     from clipzs.paths import Selection
     from clipzs.resume import Earlier
-    from clipzs.run import Run
 
 
 @grouped
@@ -65,11 +64,10 @@ def classify(
     DECODERS.start()  # ready when the model is
     from clipzs.classifier import Classifier
     from clipzs.output import Output, check_apart
-    from clipzs.run import Run
 
     format_, json = o.as_typed(ctx, format_=format_ or "", json=json)
     fitted = settled_head(ctx, head, labels, prompts)
-    selection = _selection(paths or [], files)
+    selection = selected(paths or [], files)
     target = None if output in (None, "-") else Path(str(output))
     chosen_format = _format(format_, json, target)
     resume = resume or retry_errors
@@ -79,7 +77,7 @@ def classify(
     top_k = top_k or _top_k(chosen_format, several=answers.multi)
     chosen = options(model, reading, prompts, score=score, top_k=top_k, by_group=by_group, head=fitted, **vars(answers))
     results = Output(chosen_format, target, cosine=score == "cosine", decimals=decimals)
-    try:
+    with abandoned_on_failure(results):
         progress = Progress(enabled=not talk.quiet, until_first=results.to_terminal)
         classifier = Classifier(
             labels.given(),
@@ -88,31 +86,12 @@ def classify(
             compiling=progress.compiling,
         )
         earlier = _earlier(target, classifier, selection, retry_errors=retry_errors) if resume and target else None
-        run = Run(classifier, selection, results, earlier=earlier, log=log)
-        count = None if selection.live else lambda: sum(1 for _ in selection.find(ordered=False))
-        with progress.shown(count, done=earlier.records if earlier else 0):
-            run(progress.advance, _put_off)
-        if run.interrupted is None:
-            with progress.after():
-                classifier.compile()
-    except BaseException:
-        results.abandon()
-        raise
-    raise typer.Exit(_concluded(run, reasons_shown=chosen_format not in ("tsv", "label"), quiet=talk.quiet))
-
-
-def _selection(paths: list[str], files: FilesGroup) -> "Selection":
-    from clipzs.paths import STDIN, Selection
-
-    if not paths and not files.files_from:
-        if not files.null:
-            raise UsageProblem(
-                "no images named", hint="name files or folders, or - to read a list of paths from a pipe"
-            )
-        paths = [STDIN]
-    if STDIN in (*paths, *files.files_from) and sys.stdin is not None and sys.stdin.isatty():
-        say("reading paths from the keyboard, one a line; Ctrl-D ends the list")
-    return Selection(paths, files.files_from, null=files.null, recursive=files.recursive, exclude=files.exclude)
+        if earlier is not None:
+            results.go_on_after(earlier)
+        run = classified(classifier, selection, [results], progress, earlier=earlier, log=log)
+    if run.images == 0 and earlier and earlier.skipped and not talk.quiet:
+        say(f"nothing left to do: {target} has a record of every image")
+    raise typer.Exit(concluded(run, reasons_shown=chosen_format not in ("tsv", "label"), quiet=talk.quiet))
 
 
 def _format(format_: str, json: bool, target: Path | None) -> str:
@@ -147,33 +126,3 @@ def _earlier(path: Path, classifier: "Classifier", selection: "Selection", *, re
 
     again = selection.find(ordered=False) if retry_errors else None
     return Earlier(path, classifier.configuration, scores=classifier.scores_kept, retry=again)
-
-
-def _put_off() -> None:
-    say_in_handler("stopping after the batch under way; once more stops at once")
-
-
-def _concluded(run: "Run", *, reasons_shown: bool, quiet: bool) -> int:
-    """The exit code, with the closing words that go with it."""
-    before = run.earlier.records if run.earlier else 0
-    images, errors = run.images + before, run.errors + (run.earlier.errors if run.earlier else 0)
-    if run.interrupted is not None:
-        say(f"stopped after {run.images} images; what was written is complete")
-        if run.output.resumable:
-            say("the same command with --resume goes on from there", kind="hint")
-        return SIGNALLED + run.interrupted
-    if run.images == 0 and not (run.earlier and run.earlier.skipped):
-        say("nothing to classify: no images found", kind="error")
-        say("folders are searched for the usual image suffixes; a file named directly is always tried", kind="hint")
-        return FAILED
-    if run.images == 0 and not quiet:
-        say(f"nothing left to do: {run.output.path} has a record of every image")
-    if errors:
-        if not quiet:
-            for path, reason in run.reasons if not reasons_shown else ():
-                say(f"{path}: {reason}", kind="error")
-            say(f"{errors} of {images} images could not be read", kind="error")
-            if run.earlier:
-                say("--retry-errors tries them again", kind="hint")
-        return SOME_IMAGES_FAILED
-    return 0

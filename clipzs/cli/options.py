@@ -331,6 +331,25 @@ Json = Annotated[bool, option("--json", help="Short for --format jsonl: one JSON
 OutputFile = Annotated[
     str | None, option("--output", "-o", metavar="FILE", help="Write there instead of standard output.", panel=OUTPUT)
 ]
+Results = Annotated[
+    str | None,
+    option(
+        "--results",
+        metavar="FILE",
+        help="Take the answers of this file (JSON Lines of classify or eval, or corrections) and load no model; "
+        "- reads standard input.",
+        panel=IMAGES,
+    ),
+]
+Root = Annotated[
+    Path | None,
+    option(
+        "--root",
+        metavar="DIR",
+        help="Where relative paths of earlier results start, if not here.",
+        panel=IMAGES,
+    ),
+]
 Resume = Annotated[
     bool,
     option("--resume", help="Go on where an earlier run stopped: keep what -o FILE.jsonl holds, do the rest.",
