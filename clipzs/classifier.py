@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from clipzs import defaults, labelchecks, labelfiles, labels, prompts, templates
-from clipzs.answers import Rules
-from clipzs.configuration import Configuration
+from clipzs.answers import BEST, RollUp, Rules
+from clipzs.configuration import ROLL_UP, Configuration
 from clipzs.embedder import Embedder
 from clipzs.encoder import Progress
 from clipzs.engine import Engine
@@ -94,6 +94,8 @@ class Classifier:
             self.labels = self.head.agreeing(self.labels if labels else self.head.labels)
         if self.options.by_group:
             _check_groups(self.labels, alone=self.options.unknown)
+        if self.options.roll_up is not None:
+            _check_tree(self.labels)
         if self.abstains:
             _check_unknown_label(self.labels, self.options.unknown_label)
         self.embedder = embedder or Embedder(self.options, progress=progress, compiling=compiling)
@@ -126,11 +128,11 @@ class Classifier:
     @cached_property
     def configuration(self) -> Configuration:
         """Everything that determines the numbers."""
-        named = ((label.name, label.group, texts) for label, texts in zip(self.labels, self.prompts, strict=True))
+        groups = (label.groups if len(label.groups) > 1 else label.group for label in self.labels)
         return Configuration(
             model=self.model.name,
             digest=self.model.digest,
-            labels=tuple(named),
+            labels=tuple(zip((label.name for label in self.labels), groups, self.prompts, strict=True)),
             precision=self.encoder.precision,
             exact_decode=self.options.exact_decode,
             score=self.options.score,
@@ -166,6 +168,8 @@ class Classifier:
             yield "logit_scale (of labels)", self._tuned.logit_scale, f"{self._tuned.logit_scale:g}"
         if self.abstains and options.unknown_label != defaults.UNKNOWN_LABEL:
             yield "--unknown-label", options.unknown_label, options.unknown_label
+        if options.roll_up is not None:
+            yield ROLL_UP, options.roll_up, f"{options.roll_up:g}"
 
     @property
     def config(self) -> str:
@@ -202,7 +206,8 @@ class Classifier:
         embedded = self.embedder.labels([*self.prompts, *self._background_prompts], self.weights)
         vectors = np.stack([one.vector for one in embedded])
         del embedded[len(self.prompts) :]
-        for finding in self._findings(embedded, groups=self.options.by_group, most=labelchecks.MOST_AT_ONCE):
+        grouped = self.options.by_group or self.options.roll_up is not None
+        for finding in self._findings(embedded, groups=grouped, most=labelchecks.MOST_AT_ONCE):
             log.warning("%s", finding.message)
         count, last = len(self.labels), len(vectors) - len(self.options.negative)
         return vectors[:count], vectors[count:last], vectors[last:]
@@ -259,7 +264,7 @@ class Classifier:
     @property
     def _thresholds(self) -> dict[str, float]:
         """What labels have of their own, if it holds here; groups have none."""
-        if self.options.by_group:
+        if self.options.by_group or self.options.roll_up is not None:
             return {}
         own = {label.name: label.threshold for label in self.labels if label.tuned is None or self._tuned is not None}
         return {name: threshold for name, threshold in own.items() if threshold is not None}
@@ -297,15 +302,18 @@ class Classifier:
     def abstains(self) -> bool:
         """Whether the answer may be that no label is right."""
         options = self.options
-        common = (options.min_score, options.min_margin, options.threshold)
+        common = (options.min_score, options.min_margin, options.threshold, options.roll_up)
         return options.unknown or any(one is not None for one in (*common, *(label.threshold for label in self.labels)))
 
     @cached_property
-    def _rules(self) -> Rules | None:
+    def _rules(self) -> Rules | RollUp | None:
         """When a label is an answer; None where the best always is."""
         if not self.abstains:
             return None
         options, names = self.options, self.configuration.names
+        if options.roll_up is not None:
+            own, groups = [label.name for label in self.labels], [label.groups for label in self.labels]
+            return RollUp(own, groups, least=options.roll_up, unknown=options.unknown_label)
         common = options.threshold if options.multi else options.min_score
         least = dict.fromkeys(names, -math.inf if common is None else common) | self._thresholds
         if options.unknown:
@@ -351,7 +359,13 @@ class Classifier:
     def results(self, batch: Batch) -> list[Result]:
         """Of each image of an embedded batch, in its order."""
         rows = iter(self._scored(batch.vectors) if len(batch.vectors) else ())
-        result = partial(Result, model=self.model.name, config=self.config, labels=() if self.options.multi else None)
+        result = partial(
+            Result,
+            model=self.model.name,
+            config=self.config,
+            labels=() if self.options.multi else None,
+            groups=None if self.options.roll_up is None else (),
+        )
         return [
             result(name, **next(rows)) if error is None else result(name, error=error)
             for name, error in zip(batch.names, batch.errors, strict=True)
@@ -368,12 +382,14 @@ class Classifier:
                 table, names = sum_groups(table, [groups.get(name, name) for name in names])
             columns = ranked(table, self.options.top_k)
             kept = np.take_along_axis(table, columns, axis=1)
-            answers = rules(table) if rules else repeat((None, None))
-            for some, numbers, (unknown, several) in zip(columns.tolist(), kept.tolist(), answers, strict=False):
+            answers = rules(table) if rules else repeat(BEST)
+            for some, numbers, answer in zip(columns.tolist(), kept.tolist(), answers, strict=False):
                 scores = tuple(Score(names[c], number) for c, number in zip(some, numbers, strict=True))
-                label = unknown or (several[0] if several else scores[0].label)
-                score = next((one.score for one in scores if one.label == label), None)
-                yield {"label": label, "score": score, "scores": scores, "labels": several}
+                label, score = answer.label or scores[0].label, answer.score
+                if score is None:
+                    score = next((one.score for one in scores if one.label == label), None)
+                found = {"label": label, "score": score, "scores": scores}
+                yield {**found, "labels": answer.labels, "groups": answer.groups}
 
 
 def _check_groups(given: Sequence[labels.Label], *, alone: bool) -> None:
@@ -389,12 +405,23 @@ def _check_groups(given: Sequence[labels.Label], *, alone: bool) -> None:
         )
 
 
+def _check_tree(given: Sequence[labels.Label]) -> None:
+    """Raise a `ClipzsError` if there is nothing to roll up to, or it could not be told from something else."""
+    if any(label.threshold is not None for label in given):
+        log.warning("thresholds of labels count for nothing with --roll-up, which has one for all")
+    if not any(label.groups for label in given):
+        raise UsageProblem("--roll-up needs labels with a group", hint="give them `group:` in a YAML labels file")
+    labels.check_tree(given)
+
+
 def _check_unknown_label(given: Sequence[labels.Label], unknown: str) -> None:
-    if any(unknown in (label.name, label.group) for label in given):
-        raise UsageProblem(
-            f"{unknown!r} is a label, and what is answered where no label is",
-            hint="call one of them otherwise: --unknown-label TEXT",
-        )
+    for label in given:
+        if unknown in (label.name, *label.groups):
+            what = "a label" if unknown == label.name else "a group"
+            raise UsageProblem(
+                f"{labels.where(label)}{unknown!r} is {what}, and what is answered where no label is",
+                hint="call one of them otherwise: --unknown-label TEXT",
+            )
 
 
 def _labels(given: Iterable[str | labels.Label] | Path, *, least: int) -> tuple[labels.Label, ...]:

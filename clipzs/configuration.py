@@ -11,6 +11,8 @@ from clipzs.store import key
 
 _PRECISIONS = ("fp32", "bf16", "fp16")
 _SCORES: tuple[ScoreKind, ...] = get_args(ScoreKind)
+ROLL_UP = "--roll-up"
+_ROLLED_UP = tuple((ROLL_UP, percent / 100, f"{percent / 100:g}") for percent in range(50, 101))  # that are likely
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Configuration:
     Attributes:
         model: its name.
         digest: of the model: weights, architecture, tokenizer, preprocessing.
-        labels: name, group and prompts of each, in order.
+        labels: name, group (of several the names, the coarsest first) and prompts of each, in order.
         precision: what the model computes in.
         exact_decode: whether every pixel of large images is decoded.
         score: the kind of score.
@@ -31,7 +33,7 @@ class Configuration:
 
     model: str
     digest: str
-    labels: tuple[tuple[str, str | None, tuple[str, ...]], ...]
+    labels: tuple[tuple[str, str | tuple[str, ...] | None, tuple[str, ...]], ...]
     precision: str
     exact_decode: bool
     score: ScoreKind
@@ -54,7 +56,7 @@ class Configuration:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """What is scored: the labels or, with `by_group`, their groups; and the unknown label."""
-        names = ((group or name) if self.by_group else name for name, group, _ in self.labels)
+        names = ((_finest(group) or name) if self.by_group else name for name, group, _ in self.labels)
         return tuple(dict.fromkeys([*names, *([] if self.unknown is None else [self.unknown])]))
 
     def difference(self, *, model: str, config: str, names: Sequence[str]) -> str | None:
@@ -88,7 +90,7 @@ class Configuration:
         """With other values of the settings that have a few, and with these labels or those of them in `names`."""
         some = tuple(label for label in self.labels if label[0] in names)
         fewer = [tuple(one for one in self.settings if one != without) for without in self.settings]
-        for labels, settings in product(dict.fromkeys((self.labels, some)), dict.fromkeys((self.settings, *fewer, ()))):
+        for labels, settings in product(dict.fromkeys((self.labels, some)), (self.settings, *fewer, ())):
             for precision, exact, score, grouped in product(_PRECISIONS, (False, True), _SCORES, (False, True)):
                 yield replace(
                     self,
@@ -99,6 +101,10 @@ class Configuration:
                     by_group=grouped,
                     settings=settings,
                 )
+        if any(group for _, group, _ in self.labels):
+            others = tuple(one for one in self.settings if one[0] != ROLL_UP)
+            for rolled_up in _ROLLED_UP:
+                yield replace(self, score="softmax", by_group=False, settings=(*others, rolled_up))
 
     def _unlike(self, other: "Configuration") -> Iterator[str]:
         new = next((name for name, *_ in self.labels if name not in {name for name, *_ in other.labels}), None)
@@ -112,9 +118,14 @@ class Configuration:
         ):
             if theirs != ours:
                 yield f"{option} was {_shown(theirs)}, now {_shown(ours)}"
-        for setting in self.settings:
-            if setting not in other.settings:
-                yield f"{setting[0]} was not set, now {setting[2]}"
+        before, now = ({option: words for option, _, words in one.settings} for one in (other, self))
+        for option in dict.fromkeys((*now, *before)):
+            if before.get(option) != now.get(option):
+                yield f"{option} was {before.get(option, 'not set')}, now {now.get(option, 'not set')}"
+
+
+def _finest(group: str | tuple[str, ...] | None) -> str | None:
+    return group[-1] if isinstance(group, tuple) else group
 
 
 def _shown(value: str | bool) -> str:

@@ -26,7 +26,7 @@ from clipzs.errors import ImageError
 from clipzs.messages import Message, receive, send, working_folder
 
 if TYPE_CHECKING:
-    from clipzs.preprocess import Preprocess
+    from clipzs.preprocess import Preprocess, Thumbnail
 
 log = logging.getLogger("clipzs")
 
@@ -59,13 +59,13 @@ class Decoding:
     """How files are decoded.
 
     Attributes:
-        preprocess: the model's.
+        preprocess: the model's; or a thumbnail is made.
         max_megapixels: larger images are refused.
         exact: decode every pixel of large images.
         timeout: seconds that a file may take; 0 is without end.
     """
 
-    preprocess: "Preprocess"
+    preprocess: "Preprocess | Thumbnail"
     max_megapixels: float
     exact: bool
     timeout: float
@@ -94,7 +94,7 @@ class Decoders:
                 self._grow(1)
 
     def decode(self, path: str, how: Decoding, known: Known | None = None) -> bytes:
-        """Read one file and decode it to uint8 [height, width, 3], as bytes; none if they are not wanted.
+        """Read one file and decode it to uint8 [height, width, 3], as bytes; none if they are not wanted. Or to a WebP.
 
         Args:
             path: any name the system can open, `/dev/stdin` and pipes included.

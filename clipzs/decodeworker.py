@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from clipzs import defaults, images
 from clipzs.errors import ImageError
 from clipzs.messages import Message, receive, send, working_folder
-from clipzs.preprocess import Preprocess
+from clipzs.preprocess import framing
 
 UNASKED_BYTES = 8_000_000  # what a file or its pixels may take without asking
 CANVAS_BYTES = 8  # a pixel, that some decoders (WebP's) take before they tell the size
@@ -39,7 +39,8 @@ def decode(request: Message, ask: Ask, allow: Allow = lambda amount: None) -> tu
         allow: told how much memory the next step should take at most.
 
     Returns:
-        `{"error": text}`, or nothing and uint8 [height, width, 3] as bytes, none if they are not wanted.
+        `{"error": text}`, or nothing and the pixels as bytes (see `preprocess.Framing.packed`), none if they are not
+        wanted.
     """
     path = os.fsdecode(request["path"].encode("latin-1"))
     allow(2 * images.PIPE_BYTES)
@@ -56,15 +57,16 @@ def decode(request: Message, ask: Ask, allow: Allow = lambda amount: None) -> tu
                 if not ask({"sha256": hashlib.sha256(content).hexdigest(), "stamp": mark}):
                     return {}, b""
                 file = io.BytesIO(content)
+            how = framing(request["preprocess"])
             image = images.pixels(
                 file,
                 path,
-                Preprocess(**request["preprocess"]),
+                how,
                 max_megapixels=request["max_megapixels"],
                 exact=request["exact"],
                 memory=memory,
             )
-            return {}, image.tobytes()
+            return {}, how.packed(image)
     except ImageError as error:
         return {"error": str(error)}, b""
     except MemoryError:

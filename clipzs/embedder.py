@@ -77,7 +77,7 @@ class Embedder:
             log.warning(reason)
         if options.language is not None:
             spec = in_language(spec, options.language)
-        return replace(spec, sha256=FileHashes(self._cache_dir).sha256)
+        return replace(spec, sha256=FileHashes(self.cache_dir).sha256)
 
     @cached_property
     def encoder(self) -> Engine:
@@ -101,7 +101,7 @@ class Embedder:
             engine=options.engine,
             device=device,
             precision=chosen_precision(options.precision, device),
-            cache_dir=self._cache_dir,
+            cache_dir=self.cache_dir,
             cache_limit=self._cache_limit,
             torch_compile=options.compile,
             progress=self._compiling,
@@ -137,7 +137,7 @@ class Embedder:
         self, prompts: Sequence[Sequence[str]], weights: Sequence[Sequence[float]] = ()
     ) -> tuple[list[LabelEmbedding], int]:
         """As `labels`, and how many prompts had to be encoded."""
-        store = LabelStore(self._cache_dir, self.model.name, self.model.digest)
+        store = LabelStore(self.cache_dir, self.model.name, self.model.digest)
         embedded, encoded = label_embeddings(
             prompts, self.encoder, store, digest=self.model.digest, weights=weights, progress=self._progress
         )
@@ -196,11 +196,11 @@ class Embedder:
         return self.finite(self.encoder.encode_images(pixels))
 
     def _image_cache(self) -> ImageCache | None:
-        if self._cache_dir is None or not self.options.image_cache:
+        if self.cache_dir is None or not self.options.image_cache:
             return None
         model, exact = self.model, self.options.exact_decode
         return ImageCache(
-            self._cache_dir,
+            self.cache_dir,
             model.name,
             model.digest,
             precision=self.encoder.precision,
@@ -209,7 +209,8 @@ class Embedder:
         )
 
     @property
-    def _cache_dir(self) -> Path | None:
+    def cache_dir(self) -> Path | None:
+        """The folder of the cache; None where nothing is kept."""
         return (self.options.cache_dir or defaults.cache_dir()) if self.options.cache else None
 
     @property
@@ -217,5 +218,5 @@ class Embedder:
         return sizes.parsed(self.options.cache_limit)
 
     def _prune(self) -> None:
-        if self._cache_dir is not None:
-            cachefolder.prune(self._cache_dir, self._cache_limit, since=self._started)
+        if self.cache_dir is not None:
+            cachefolder.prune(self.cache_dir, self._cache_limit, since=self._started)

@@ -7,6 +7,7 @@ ClipzsError                 exit 1, something failed
 │   ├── HeadError           a file of a fitted classifier
 │   ├── TruthError          labelled images, or a file that says what is right
 │   ├── RecordsError        results of an earlier run that are read again
+│   ├── EmbeddingsError     a file of embeddings
 │   ├── UnknownModel        a model name or tag that does not exist
 │   └── DeviceError         a device or precision this machine lacks
 ├── ModelError              weights that cannot be read or do not fit
@@ -56,6 +57,10 @@ class TruthError(UsageProblem):
 
 class RecordsError(UsageProblem):
     """A file of earlier results that cannot be read, or is something else."""
+
+
+class EmbeddingsError(UsageProblem):
+    """A file of embeddings that cannot be read, or was made with another model."""
 
 
 class HeadError(UsageProblem):

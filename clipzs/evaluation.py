@@ -135,6 +135,16 @@ class Cell:
     measured: Measured
     difference: dict[str, Figure] | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """What it is a cell of, and its figures."""
+        return {
+            "model": self.model,
+            "templates": list(self.templates),
+            "config": self.config,
+            **self.measured.as_json(),
+            "difference": self.difference and {name: figure.as_json() for name, figure in self.difference.items()},
+        }
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -164,17 +174,7 @@ class Evaluation:
             "seed": self.seed,
             "resamples": metrics.RESAMPLES,
             "level": metrics.LEVEL,
-            "cells": [
-                {
-                    "model": cell.model,
-                    "templates": list(cell.templates),
-                    "config": cell.config,
-                    **cell.measured.as_json(),
-                    "difference": cell.difference
-                    and {name: figure.as_json() for name, figure in cell.difference.items()},
-                }
-                for cell in self.cells
-            ],
+            "cells": [cell.as_json() for cell in self.cells],
         }
 
     def class_of(self, number: int) -> str:

@@ -12,16 +12,15 @@ import numpy as np
 from clipzs.checkpoint import short
 from clipzs.errors import ClipzsError, HeadError, LabelsError
 from clipzs.heads import METHODS, Cache, Head, Method
-from clipzs.labels import Label, checked
-from clipzs.modelspec import HF_HUB, ModelSpec
-from clipzs.names import WEIGHT_SUFFIXES
+from clipzs.labels import Label, checked, levels, written
+from clipzs.modelspec import ModelSpec
+from clipzs.resolve import of_anyone
 from clipzs.score import Array
 
 SUFFIX = ".safetensors"
 FORMAT = 1
 _MAKE = "make one: clipzs fit DIR -o head.safetensors"
 _KEY = "clipzs.head"  # of the one entry of the metadata; several would be in another order each time
-_OF_ANYONE = (HF_HUB, "local-dir:")
 _LARGEST = 1e6
 _ROUNDING = 1e-3  # of the length of unit vectors
 _LONGEST = 1_000_000_000  # bytes of tensors
@@ -81,7 +80,7 @@ class SavedHead:
         Raises:
             HeadError: it is a file or a repository of anyone's, which no file of unknown origin may choose.
         """
-        if self.model.startswith(_OF_ANYONE) or self.model.endswith(WEIGHT_SUFFIXES):
+        if of_anyone(self.model):
             raise HeadError(f"{self.path} was made with {self.model}", hint="name that model: --model, --pretrained")
         return self.model
 
@@ -104,7 +103,8 @@ class SavedHead:
         return tuple(
             replace(
                 label,
-                group=given[name].group or label.group,
+                groups=given[name].groups or label.groups,
+                place=given[name].place,
                 threshold=None if given[name].tuned else given[name].threshold,
             )
             for name, label in own.items()
@@ -133,7 +133,7 @@ class SavedHead:
             "model": self.model,
             "digest": self.digest,
             "labels": [
-                {"label": label.name, "group": label.group, "images": images}
+                {"label": label.name, "group": written(label.groups), "images": images}
                 for label, images in zip(self.labels, self.support, strict=True)
             ],
             "accuracy": self.accuracy,
@@ -199,7 +199,7 @@ def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _head(path: Path, said: dict[str, Any], tensors: dict[str, Any]) -> SavedHead:
     """Checked; raises anything, of which KeyError and its like say what is missing."""
     entries = said["labels"]
-    labels = checked([Label(_text(entry["label"]), group=_group(entry["group"])) for entry in entries])
+    labels = checked([Label(_text(entry["label"]), groups=levels(entry["group"])) for entry in entries])
     weight = _numbers(tensors, "weight", (len(labels), None))
     bias, cache = _numbers(tensors, "bias", (len(labels),)), None
     if said["cache"] is not None:
@@ -255,7 +255,3 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{value!r} is not a text")
     return value
-
-
-def _group(value: object) -> str | None:
-    return None if value is None else _text(value)

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clipzs import budget, defaults
 from clipzs.errors import ImageError
-from clipzs.preprocess import Preprocess
+from clipzs.preprocess import Framing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,13 +138,13 @@ def _all_of(pipe: BinaryIO) -> bytes:
 def pixels(
     file: BinaryIO,
     path: str,
-    preprocess: Preprocess,
+    preprocess: Framing,
     *,
     max_megapixels: float,
     exact: bool = False,
     memory: Memory = budget.DECODING,
 ) -> Image.Image:
-    """Decode one file to what a model reads: an RGB image of its size.
+    """Decode one file to what a model reads: an RGB image of its size. Or to a thumbnail.
 
     Large images are decoded smaller where their format allows it (JPEG, JPEG 2000), and very large
     ones averaged by whole blocks, but never to less than twice the size that the resize makes of them.
@@ -154,7 +154,7 @@ def pixels(
     Args:
         file: can be read more than once, from any position on.
         path: its name, for messages.
-        preprocess: the model's.
+        preprocess: the model's, or a `preprocess.Thumbnail`.
         max_megapixels: larger images are refused from their header, before any decoding.
         exact: decode and resize every pixel, as open_clip does.
         memory: is asked for what decoding takes at most; unless given, all threads of this process share one.
@@ -190,7 +190,7 @@ class _Reduced:
 
 def _framed(
     image: Image.Image,
-    preprocess: Preprocess,
+    preprocess: Framing,
     memory: Memory,
     reduced: _Reduced | None = None,
     *,
@@ -213,7 +213,7 @@ def _framed(
         return preprocess.framed(_turned(plain, turn))
 
 
-def _target(size: tuple[int, int], turn: Image.Transpose | None, preprocess: Preprocess) -> tuple[int, int] | None:
+def _target(size: tuple[int, int], turn: Image.Transpose | None, preprocess: Framing) -> tuple[int, int] | None:
     """What the model makes of an image of that size, both (width, height) as stored."""
     if turn not in _ON_ITS_SIDE:
         return preprocess.target(*size)
@@ -221,7 +221,7 @@ def _target(size: tuple[int, int], turn: Image.Transpose | None, preprocess: Pre
     return target and target[::-1]
 
 
-def _drafted(image: Image.Image, preprocess: Preprocess) -> _Reduced | None:
+def _drafted(image: Image.Image, preprocess: Framing) -> _Reduced | None:
     """A JPEG, set to be decoded at a half, a quarter or an eighth if that is large enough."""
     size = image.size
     target = _target(size, _turn(image), preprocess)
@@ -229,7 +229,7 @@ def _drafted(image: Image.Image, preprocess: Preprocess) -> _Reduced | None:
     return _Reduced(size, drafted[1]) if drafted and image.size != size else None
 
 
-def _halvings(image: Image.Image, preprocess: Preprocess) -> Iterator[int]:
+def _halvings(image: Image.Image, preprocess: Framing) -> Iterator[int]:
     """How often a JPEG 2000 image can be halved, the most first."""
     target = _target(image.size, _turn(image), preprocess)
     scale = (

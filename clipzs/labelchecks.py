@@ -1,14 +1,14 @@
 """What may be wrong with labels for a model, each kind as one finding however many labels it concerns."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from clipzs.families import in_words
-from clipzs.labels import Label
+from clipzs.labels import Label, parents
 from clipzs.modelspec import ModelSpec
 from clipzs.score import Array
 from clipzs.scripts import foreign
@@ -51,8 +51,8 @@ class Finding:
     """One kind of doubt about some labels.
 
     Attributes:
-        check: its name: "unreadable", "unknown-words", "cut", "same-text", "same-words", "near-duplicates", "negation"
-            or "group-of-one".
+        check: its name: "unreadable", "unknown-words", "cut", "same-text", "same-words", "near-duplicates", "negation",
+            "label-as-group", "group-in-two" or "group-of-one".
         message: one line for people, which names the first few.
         concerns: all of them.
     """
@@ -106,6 +106,14 @@ def findings(
         _finding(
             "negation", [*_negations(labels)], "labels that say what is not there: ",
             "; models of this kind do not understand negation: name what is there instead",
+        ),
+        _finding(
+            "label-as-group", [*_called_like_groups(labels)] if groups else [], "labels that are called like a group: ",
+            "; --by-group takes them for one, --roll-up for none",
+        ),
+        _finding(
+            "group-in-two", [*_in_two(labels)] if groups else [], "groups that are in several others: ",
+            "; --by-group takes them for one, --roll-up for none", between="; ",
         ),
         _finding("group-of-one", [*_lonely(labels)] if groups else [], "groups of one label: ", "; is it spelt alike?"),
     )  # fmt: skip
@@ -284,14 +292,26 @@ def _negations(labels: Sequence[Label]) -> Iterator[Concern]:
                 break
 
 
+def _called_like_groups(labels: Sequence[Label]) -> Iterator[Concern]:
+    groups = {group for label in labels for group in label.groups}
+    return (Concern((label.name,)) for label in labels if label.name in groups)
+
+
+def _in_two(labels: Sequence[Label]) -> Iterator[Concern]:
+    """Groups with the labels that put them into different others, or at the top."""
+    for group, above in parents(labels).items():
+        if len(above) > 1:
+            where = " and ".join("at the top" if one is None else f"in {one}" for one in above)
+            yield Concern(tuple(label.name for label in above.values()), f"{group}, {where}")
+
+
 def _lonely(labels: Sequence[Label]) -> Iterator[Concern]:
-    members = defaultdict(list)
+    """Groups with one label; of those that are in each other, the coarsest."""
+    members = Counter(group for label in labels for group in label.groups)
     for label in labels:
-        if label.group:
-            members[label.group].append(label.name)
-    for group, names in members.items():
-        if len(names) == 1:
-            yield Concern((names[0],), group)
+        alone = next((group for group in label.groups if members[group] == 1), None)
+        if alone is not None:
+            yield Concern((label.name,), alone)
 
 
 def _listed(names: Iterable[str], count: int, between: str = ", ") -> str:

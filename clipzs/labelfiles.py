@@ -1,29 +1,33 @@
-"""Labels files: .txt, .csv, .json and .yaml into labels, with file and line for whatever is wrong in them."""
+"""Labels files: .txt, .csv, .json and .yaml into labels, with file and line for whatever is wrong in them.
+
+So are the labels of images: .jsonl, and .csv with a column `path`.
+"""
 
 import csv
 import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipzs import yamlfile
-from clipzs.errors import LabelsError
-from clipzs.labels import Label, Tuned, from_names
+from clipzs import records, yamlfile
+from clipzs.errors import LabelsError, RecordsError
+from clipzs.labels import Label, Tuned, as_it_is, from_names, levels
 from clipzs.textfiles import read_text
 
 _KEYS = ("name", "aliases", "prompts", "group", "threshold", "weights")
 _TUNED_KEYS = ("model", "digest", "logit_scale", "clipzs", "templates", "evidence")  # what follows is for people
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _LABEL_HINT = "a label is text, or has: " + ", ".join(_KEYS)
-_SUFFIXES = (".txt", ".csv", ".json", ".yaml", ".yml")
+_GROUP_HINT = "write animal, animal > dog, or in YAML and JSON [animal, dog]"
+_SUFFIXES = (".txt", ".csv", ".json", ".jsonl", ".yaml", ".yml")
 
 
 def read(path: Path) -> list[Label]:
-    """Labels of a .txt, .csv, .json, .yaml or .yml file.
+    """Labels of a .txt, .csv, .json, .jsonl, .yaml or .yml file.
 
     Raises:
         LabelsError: with file and line: unreadable, malformed, or of another kind.
@@ -33,7 +37,9 @@ def read(path: Path) -> list[Label]:
         raise LabelsError(f"{path}: a labels file ends in {', '.join(_SUFFIXES)}", hint="rename it to what it is")
     text = read_text(path, LabelsError)
     if suffix == ".txt":
-        labels = _from_lines(text)
+        labels = _from_lines(text, path)
+    elif suffix == ".jsonl":
+        labels = _of_images(path)
     elif suffix == ".csv":
         labels = _from_csv(text, path)
     else:
@@ -43,18 +49,55 @@ def read(path: Path) -> list[Label]:
     return labels
 
 
-def _from_lines(text: str) -> list[Label]:
-    lines = (line.strip() for line in re.split(r"\r\n|\n|\r", text))
-    return from_names(line for line in lines if line and not line.startswith("#"))
+def _from_lines(text: str, path: Path) -> list[Label]:
+    return [Label(line, place=f"{path}:{number}") for number, line in _numbered(text)]
+
+
+def sentences(text: str, name: str) -> list[Label]:
+    """The lines of a text that say something, each a label that the model reads as it is.
+
+    Args:
+        text: of a file; `#` begins a comment line.
+        name: of that file.
+
+    Raises:
+        LabelsError: the file is of another kind by its name, or has none.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix in _SUFFIXES and suffix != ".txt":
+        raise LabelsError(f"{name}: sentences are lines of text", hint="name a .txt; labels are for `clipzs classify`")
+    found = [as_it_is(line, place=f"{name}:{number}") for number, line in _numbered(text)]
+    if not found:
+        raise LabelsError(f"{name}: no sentences in it")
+    return found
+
+
+def _numbered(text: str) -> Iterator[tuple[int, str]]:
+    """Lines that say something, without space around, and their numbers; not those that are blank or begin with `#`."""
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
+        said = line.strip()
+        if said and not said.startswith("#"):
+            yield number, said
+
+
+def _of_images(path: Path) -> list[Label]:
+    """Each label once, of a file that says which image has which: results, or the corrections of a report."""
+    try:
+        found = [result.label.strip() for result in records.read(path) if result.label is not None]
+    except RecordsError as error:
+        raise LabelsError(str(error), hint=error.hint) from error
+    return from_names(dict.fromkeys(found))
 
 
 def _from_csv(text: str, path: Path) -> list[Label]:
-    """Cells are labels, unless the first row is a header with a `label` (or `name`) column."""
+    """Cells are labels, unless the first row is a header with a `label` (or `name`) column, or one of images."""
     rows = _csv_rows(text, path)
     first, header = (rows[0][0], [cell.lower() for cell in rows[0][1]]) if rows else (1, [])
     column = next((name for name in ("label", "name") if name in header), None)
     if column is None:
-        return from_names(cell for _, row in rows for cell in row if cell)
+        return [Label(cell, place=f"{path}:{line}") for line, row in rows for cell in row if cell]
+    if column == "label" and "path" in header:
+        return _of_images(path)
     unknown = [name for name in header if name not in (column, "group")]
     if unknown:
         raise LabelsError(
@@ -69,7 +112,11 @@ def _from_csv(text: str, path: Path) -> list[Label]:
         cells = dict(zip(header, row, strict=False))
         if not cells.get(column):
             raise LabelsError(f"{path}:{line}: no label in this row")
-        labels.append(Label(cells[column], group=cells.get("group") or None))
+        try:
+            groups = levels(cells.get("group") or None)
+        except ValueError as problem:
+            raise LabelsError(f"{path}:{line}: {problem}", hint=_GROUP_HINT) from problem
+        labels.append(Label(cells[column], groups=groups, place=f"{path}:{line}"))
     return labels
 
 
@@ -118,12 +165,25 @@ def _yaml(text: str, path: Path) -> yamlfile.Document:
         raise LabelsError(f"{path}:{problem.line}: {problem}") from problem
 
 
+class _Problem:
+    """Makes errors of what is wrong at a place in a document."""
+
+    def __init__(self, document: yamlfile.Document, path: Path) -> None:
+        self._document = document
+        self._path = path
+
+    def __call__(self, message: str, *where: str | int, hint: str = _LABEL_HINT) -> LabelsError:
+        return LabelsError(f"{self.place(*where)}: {message}", hint=hint)
+
+    def place(self, *where: str | int) -> str:
+        """File and line."""
+        return f"{self._path}:{self._document.line(*where)}"
+
+
 def _from_document(document: yamlfile.Document, path: Path) -> list[Label]:
     """A list of labels, a mapping of name to details, or either under the key `labels`."""
 
-    def problem(message: str, *where: str | int, hint: str = _LABEL_HINT) -> LabelsError:
-        return LabelsError(f"{path}:{document.line(*where)}: {message}", hint=hint)
-
+    problem = _Problem(document, path)
     data = document.value
     at: yamlfile.Path = ()
     if isinstance(data, dict) and data:
@@ -142,7 +202,7 @@ def _from_document(document: yamlfile.Document, path: Path) -> list[Label]:
     return _from_values(data, problem, at)
 
 
-def _from_values(data: Any, problem: Callable[..., LabelsError], at: yamlfile.Path) -> list[Label]:
+def _from_values(data: Any, problem: _Problem, at: yamlfile.Path) -> list[Label]:
     if not data and not isinstance(data, (bool, int, float)):
         return []
     if isinstance(data, dict):
@@ -163,7 +223,7 @@ def _from_values(data: Any, problem: Callable[..., LabelsError], at: yamlfile.Pa
     return labels
 
 
-def _label(name: Any, details: Any, problem: Callable[..., LabelsError], where: yamlfile.Path) -> Label:
+def _label(name: Any, details: Any, problem: _Problem, where: yamlfile.Path) -> Label:
     """`details`: a mapping of all but the name; or just the prompts, one or a list; or nothing."""
     if not isinstance(details, dict):
         details = {"prompts": details}
@@ -174,20 +234,22 @@ def _label(name: Any, details: Any, problem: Callable[..., LabelsError], where: 
         raise problem("a label needs a `name`", *where)
     if not name.strip():
         raise problem("a label is empty", *where)
-    group = details.get("group")
-    if group is not None and (not isinstance(group, str) or not group.strip()):
-        raise problem("`group` must be text", *where, "group")
+    try:
+        groups = levels(details.get("group"))
+    except ValueError as wrong:
+        raise problem(str(wrong), *where, "group", hint=_GROUP_HINT) from wrong
     return Label(
         name.strip(),
         aliases=_texts(details, "aliases", problem, where),
         prompts=_texts(details, "prompts", problem, where),
-        group=group.strip() if group else None,
+        groups=groups,
         threshold=_number(details, "threshold", problem, where),
         weights=_weights(details, problem, where),
+        place=problem.place(*where),
     )
 
 
-def _weights(details: dict[str, Any], problem: Callable[..., LabelsError], where: yamlfile.Path) -> tuple[float, ...]:
+def _weights(details: dict[str, Any], problem: _Problem, where: yamlfile.Path) -> tuple[float, ...]:
     value = details.get("weights")
     if value is None:
         return ()
@@ -200,7 +262,7 @@ def _weights(details: dict[str, Any], problem: Callable[..., LabelsError], where
     return tuple(found)
 
 
-def _tuned(value: Any, labels: int, problem: Callable[..., LabelsError]) -> Tuned:
+def _tuned(value: Any, labels: int, problem: _Problem) -> Tuned:
     hint = "`tuned` is written by `clipzs tune`; leave it out to use these labels with any model"
     if not isinstance(value, dict):
         raise problem("`tuned` must be a mapping", "tuned", hint=hint)
@@ -227,9 +289,7 @@ def _parsed(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _number(
-    details: dict[str, Any], key: str, problem: Callable[..., LabelsError], where: yamlfile.Path
-) -> float | None:
+def _number(details: dict[str, Any], key: str, problem: _Problem, where: yamlfile.Path) -> float | None:
     value = details.get(key)
     number = _parsed(value)
     if value is not None and (number is None or not -1 <= number <= 1):
@@ -237,9 +297,7 @@ def _number(
     return number
 
 
-def _texts(
-    details: dict[str, Any], key: str, problem: Callable[..., LabelsError], where: yamlfile.Path
-) -> tuple[str, ...]:
+def _texts(details: dict[str, Any], key: str, problem: _Problem, where: yamlfile.Path) -> tuple[str, ...]:
     value = details.get(key)
     items = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) and item.strip() for item in items):

@@ -2,11 +2,15 @@
 
 import csv
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clipzs.errors import LabelsError
+
+LEVELS = " > "  # parts the levels of a group that is written as one text
+_BETWEEN = re.compile(r"(?<!\S)>(?!\S)")
 
 
 @dataclass(frozen=True)
@@ -31,18 +35,25 @@ class Label:
     """One class.
 
     `aliases` are other words for it: their prompts join its average. `prompts` replace the
-    templates for this label (a `<>` in them is filled with the name). `group` names a coarser class.
-    `threshold` is the score from which on it is an answer. `weights` say how much each of the `prompts`
-    counts; without them all count the same. `tuned` is what thresholds and weights were fitted to.
+    templates for this label (a `<>` in them is filled with the name). `groups` name coarser classes that it
+    is in, the coarsest first. `threshold` is the score from which on it is an answer. `weights` say how much
+    each of the `prompts` counts; without them all count the same. `tuned` is what thresholds and weights were
+    fitted to. `place` is the file and line that it is from, for messages; it makes no label another.
     """
 
     name: str
     aliases: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
-    group: str | None = None
+    groups: tuple[str, ...] = ()
     threshold: float | None = None
     weights: tuple[float, ...] = ()
     tuned: Tuned | None = None
+    place: str | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def group(self) -> str | None:
+        """The finest of its groups."""
+        return self.groups[-1] if self.groups else None
 
 
 def split_commas(text: str) -> list[str]:
@@ -68,6 +79,83 @@ def from_names(names: Iterable[str]) -> list[Label]:
     return [Label(name.strip()) for name in names]
 
 
+def as_it_is(text: str, *, place: str | None = None) -> Label:
+    """A label that the model reads as it is, in no template."""
+    return Label(text.strip(), prompts=("<>",), place=place)
+
+
+def levels(given: object) -> tuple[str, ...]:
+    """Groups as a file has them: one text, whose levels ` > ` parts, or a list of texts; the coarsest first.
+
+    >>> levels("animal > dog"), levels(["animal", "dog"]), levels(None)
+    (('animal', 'dog'), ('animal', 'dog'), ())
+
+    Raises:
+        ValueError: it is something else, has an empty level, or has one twice; in words.
+    """
+    if given is None:
+        return ()
+    parts = _BETWEEN.split(given) if isinstance(given, str) else given
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("`group` must be text or a list of texts, the coarsest first")
+    groups = tuple(part.strip() for part in parts)
+    if not all(groups):
+        raise ValueError("`group` has an empty level" if len(groups) > 1 else "`group` is empty")
+    if len(set(groups)) < len(groups):
+        raise ValueError("`group` has a level twice")
+    return groups
+
+
+def written(groups: tuple[str, ...]) -> str | list[str] | None:
+    """As `levels` reads them back: none, one as text, several as a list."""
+    if len(groups) == 1 and not _BETWEEN.search(groups[0]):
+        return groups[0]
+    return list(groups) or None
+
+
+def parents(labels: Iterable[Label]) -> dict[str, dict[str | None, Label]]:
+    """Of each group the groups right above it (None: it is at the top), each with the first label that says so.
+
+    In a tree each group has one.
+    """
+    found: dict[str, dict[str | None, Label]] = {}
+    for label in labels:
+        for above, group in zip((None, *label.groups), label.groups, strict=False):
+            found.setdefault(group, {}).setdefault(above, label)
+    return found
+
+
+def check_tree(labels: Sequence[Label]) -> None:
+    """See that every answer, label or group, can be told by its name alone.
+
+    Raises:
+        LabelsError: a group is in two others, or a label is called like a group.
+    """
+    names = {label.name: label for label in labels}
+    for group, above in parents(labels).items():
+        if len(above) > 1:
+            (one, first), (other, second), *_ = above.items()
+            raise LabelsError(
+                f"{where(second)}group {group!r} is {_under(other)} with label {second.name!r}, "
+                f"and {_under(one)} with {first.name!r}",
+                hint="a group has one place among the others: call one of the two otherwise",
+            )
+        if group in names:
+            raise LabelsError(
+                f"{where(names[group])}{group!r} is a label and a group: an answer could be either",
+                hint="call one of them otherwise",
+            )
+
+
+def where(label: Label) -> str:
+    """Where the label is from, to begin a message with: "FILE:LINE: ", or nothing."""
+    return f"{label.place}: " if label.place else ""
+
+
+def _under(group: str | None) -> str:
+    return "in no other" if group is None else f"in {group!r}"
+
+
 def checked(labels: Sequence[Label], *, least: int = 2) -> tuple[Label, ...]:
     """The labels, if they can be chosen among.
 
@@ -76,7 +164,8 @@ def checked(labels: Sequence[Label], *, least: int = 2) -> tuple[Label, ...]:
         least: how many there must be: two where scores are shared among them.
 
     Raises:
-        LabelsError: none, too few, an empty one, one that occurs twice, or one that is not Unicode text.
+        LabelsError: none, too few, an empty one, one that occurs twice, one that is not Unicode text, or groups or
+            weights that are none.
     """
     if not labels:
         raise LabelsError("no labels given", hint="name at least two: --labels cat,dog or --labels-file FILE")
@@ -85,6 +174,9 @@ def checked(labels: Sequence[Label], *, least: int = 2) -> tuple[Label, ...]:
         raise LabelsError(
             f"label {names.index('') + 1} of {len(names)} is empty", hint="look for two commas in a row in --labels"
         )
+    wrong = next((label for label in labels if not _grouped(label)), None)
+    if wrong is not None:
+        raise LabelsError(f"the groups of label {wrong.name!r} must be a tuple of different texts, the coarsest first")
     broken = next((text for label in labels for text in _texts_of(label) if _is_broken(text)), None)
     if broken is not None:
         raise LabelsError(f"label {broken!r} is not Unicode text", hint="labels are read as UTF-8")
@@ -105,12 +197,18 @@ def checked(labels: Sequence[Label], *, least: int = 2) -> tuple[Label, ...]:
     return tuple(labels)
 
 
+def _grouped(label: Label) -> bool:
+    groups = label.groups
+    right = isinstance(groups, tuple) and all(isinstance(one, str) and one.strip() for one in groups)
+    return right and len(set(groups)) == len(groups)
+
+
 def _weighs(label: Label) -> bool:
     return len(label.weights) in (0, len(label.prompts)) and all(0 < weight < math.inf for weight in label.weights)
 
 
 def _texts_of(label: Label) -> tuple[str, ...]:
-    return (label.name, *label.aliases, *label.prompts, label.group or "")
+    return (label.name, *label.aliases, *label.prompts, *label.groups)
 
 
 def _is_broken(text: str) -> bool:

@@ -35,6 +35,7 @@ class Options:
         unknown: give the unknown label a probability of its own: that no label fits better than other words do.
         unknown_label: what is answered where no label is.
         negative: what else there may be and is not wanted, beside the words that `unknown` and `multi` compare with.
+        roll_up: where no label has this probability, from 0.5 to 1, the finest group that has it is the answer.
         multi: give each label a probability of its own; all that reach `threshold` are answers.
         threshold: with `multi`, the probability that makes a label an answer; None is 0.5. Labels' own go before it.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -70,6 +71,7 @@ class Options:
     unknown: bool = False
     unknown_label: str = defaults.UNKNOWN_LABEL
     negative: Sequence[str] = ()
+    roll_up: float | None = None
     multi: bool = False
     threshold: float | None = None
     device: str = "auto"
@@ -179,9 +181,30 @@ def _check_answers(options: Options) -> None:
         raise UsageProblem("--by-group adds up probabilities", hint="leave --multi out")
     if options.multi and (options.min_score is not None or options.min_margin is not None):
         raise UsageProblem("--min-score and --min-margin are about one best label", hint="--multi takes --threshold")
+    if options.roll_up is not None:
+        _check_roll_up(options, options.roll_up)
     if options.threshold is not None and not options.multi:
         raise UsageProblem("--threshold is for --multi", hint="--min-score is for the best label")
     if options.negative and not (options.unknown or options.multi):
         raise UsageProblem("--negative says what is unknown", hint="add --unknown, or --multi")
     if not all(text.strip() for text in _listed(options.negative)):
         raise UsageProblem("--negative is empty", hint="say in words what is not wanted")
+
+
+def _check_roll_up(options: Options, least: float) -> None:
+    if not 0.5 <= least <= 1:
+        raise UsageProblem(
+            "--roll-up must be from 0.5 to 1", hint="two groups may have less than half, and neither is in the other"
+        )
+    for name, wanted in (
+        (f"--score {options.score}", options.score != "softmax"),
+        ("--multi", options.multi),
+        ("--by-group", options.by_group),
+        ("--min-score", options.min_score is not None),
+        ("--min-margin", options.min_margin is not None),
+    ):
+        if wanted:
+            raise UsageProblem(
+                f"--roll-up does not go with {name}",
+                hint="it adds up the one probability that labels share, and says itself when that is too little",
+            )

@@ -21,6 +21,8 @@ from clipzs.writers import WRITERS, Writer
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+    from clipzs.table import Preview
+
 _SECONDS_AT_RISK = 5.0  # of results, in a power failure
 _BY_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "tsv"}
 
@@ -47,13 +49,19 @@ class Output:
     """
 
     def __init__(
-        self, format_: str, path: Path | None, *, cosine: bool = False, decimals: int = defaults.DECIMALS
+        self,
+        format_: str,
+        path: Path | None,
+        *,
+        cosine: bool = False,
+        decimals: int = defaults.DECIMALS,
+        preview: "Preview | None" = None,
     ) -> None:
         self.path = path
         self.resumable = path is not None and format_ == "jsonl"
         self.to_terminal = path is None and sys.stdout is not None and sys.stdout.isatty()
         self._whole = format_ == "table" or not WRITERS[format_].streams
-        self._file: _Growing | None = None
+        self._file: Growing | None = None
         self._earlier: Earlier | None = None
         self._made = self._started = False
         self._synced = time.monotonic()
@@ -63,7 +71,7 @@ class Output:
             from clipzs.table import TableWriter
 
             colour = self.to_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-            self.writer = TableWriter(stream, colour=colour, cosine=cosine)
+            self.writer = TableWriter(stream, colour=colour, cosine=cosine, preview=preview)
         else:
             shown = cast(BinaryIO, _Screen(stream)) if self.to_terminal else stream
             self.writer = WRITERS[format_](shown, decimals)
@@ -77,7 +85,7 @@ class Output:
             return io.BytesIO()
         self._made = not path.exists()
         try:
-            self._file = _Growing(path)
+            self._file = Growing(path)
         except OSError as error:
             raise problem(path, error) from error
         return self._file
@@ -129,16 +137,16 @@ class Output:
         else:
             self._file.cut(self._earlier.end)
         if self._made and self.path is not None:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         self._started = True
 
-    def _without_retried(self, file: "_Growing", earlier: Earlier) -> "_Growing":
+    def _without_retried(self, file: "Growing", earlier: Earlier) -> "Growing":
         """In place of the file, a copy of the records that stay; a kill leaves the one or the other."""
         path = earlier.path.resolve()
-        with _replacing(path) as copy:
+        with replacing(path) as copy:
             earlier.copy(copy)
             file.close()  # Windows replaces no open file
-        return _Growing(path)
+        return Growing(path)
 
     def abandon(self) -> None:
         """Leave things as they were found, if nothing was written; but for the torn end of an earlier run."""
@@ -152,7 +160,7 @@ class Output:
                 self.path.unlink()
 
 
-class _Growing(io.FileIO):
+class Growing(io.FileIO):
     """A file that grows at its end, by whole writes only, and that no other process of clipzs may have open.
 
     A device or pipe is written to as it is.
@@ -286,12 +294,12 @@ def write_whole(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    with _replacing(path.resolve()) as file:
+    with replacing(path.resolve()) as file:
         file.write(content)
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """What is written in the block takes the place of a file in one step at its end; a failure changes nothing."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
@@ -305,10 +313,10 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Return when the disk has the folder's new entries, where there is a way to know."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

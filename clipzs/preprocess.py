@@ -6,8 +6,10 @@ Bit-equal to the geometry of open_clip's evaluation transform (Resize, CenterCro
 whose steps in torchvision this follows; the tests compare the two.
 """
 
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -21,6 +23,26 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 RESIZE_MODES = ("shortest", "longest", "squash")
 INTERPOLATIONS = tuple(_RESAMPLING)
 _MAX_RATIO = 1000  # of the sides: beyond, fitting the short side would make an image too large for any memory
+
+
+class Framing(Protocol):
+    """What is made of an upright image."""
+
+    @property
+    def resampling(self) -> Image.Resampling:
+        """The filter."""
+
+    def target(self, width: int, height: int) -> tuple[int, int] | None:
+        """(width, height) that an image of this size is resized to, before the cut; None if it is cut first as well."""
+
+    def cut(self, resized: Image.Image) -> Image.Image:
+        """What is kept of an image of the size `target`."""
+
+    def framed(self, image: Image.Image) -> Image.Image:
+        """All of it: an RGB or grey ("L") image of any size, resized and cut."""
+
+    def packed(self, framed: Image.Image) -> bytes:
+        """As the bytes that leave the decoder."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,10 @@ class Preprocess:
         height, width = self.size
         return _centred(rgb, width, height, self.fill_color if self.resize_mode == "longest" else 0)
 
+    def packed(self, framed: Image.Image) -> bytes:
+        """uint8 [height, width, 3]."""
+        return framed.tobytes()
+
     def view(self, width: int, height: int) -> tuple[float, float, float, float]:
         """(left, top, right, bottom) of what the model sees of an image of this size, in pixels of that image.
 
@@ -100,6 +126,46 @@ class Preprocess:
         ratios = image_height / height, image_width / width
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
         return max(1, round(image_width / ratio)), max(1, round(image_height / ratio))  # open_clip fails at 0
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """The whole picture, small, for a person: proportions kept, never enlarged, with nothing but its pixels.
+
+    Attributes:
+        longest: pixels of its longer side, at most.
+    """
+
+    longest: int
+
+    @property
+    def resampling(self) -> Image.Resampling:
+        """The filter."""
+        return Image.Resampling.BICUBIC
+
+    def target(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of what is made of an image of this size."""
+        scale = min(1.0, self.longest / max(width, height))
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+    def cut(self, resized: Image.Image) -> Image.Image:
+        """All of it."""
+        return resized
+
+    def framed(self, image: Image.Image) -> Image.Image:
+        """An RGB or grey ("L") image of any size, as a small one."""
+        return image.resize(self.target(*image.size), self.resampling)
+
+    def packed(self, framed: Image.Image) -> bytes:
+        """WebP: a third smaller than JPEG that looks as well, and a millisecond of work. No EXIF, XMP or ICC in it."""
+        target = io.BytesIO()
+        framed.save(target, "WEBP", quality=75, method=2, exif=b"", xmp=b"", icc_profile=b"")
+        return target.getvalue()
+
+
+def framing(fields: Mapping[str, Any]) -> Preprocess | Thumbnail:
+    """The one or the other, by its attributes."""
+    return Thumbnail(**fields) if "longest" in fields else Preprocess(**fields)
 
 
 def _seen(side: int, inner: int, resized: int, wanted: int) -> tuple[float, float]:

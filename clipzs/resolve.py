@@ -16,7 +16,7 @@ from clipzs.modelspec import HF_HUB, Licence, ModelSpec
 from clipzs.names import WEIGHT_SUFFIXES
 from clipzs.registry import architecture, tag_table
 
-__all__ = ["ModelSpec", "in_language", "resolve", "resolve_default", "tag_table", "tiny"]
+__all__ = ["ModelSpec", "in_language", "of_anyone", "resolve", "resolve_default", "tag_table", "tiny"]
 
 CHINESE = "cn-clip:"
 LOCAL_DIR = "local-dir:"
@@ -61,6 +61,14 @@ def resolve(
             raise UsageProblem("--pretrained does not go with the built-in model", hint="name the architecture instead")
         return tiny()
     return describing.with_activation(_found(model, pretrained, quick_gelu, allow_pickle), quick_gelu)
+
+
+def of_anyone(name: str) -> bool:
+    """Whether a model of that name is a file, a folder or a repository that anyone may have made.
+
+    What stands in a file of unknown origin must not choose such a one.
+    """
+    return name.startswith((HF_HUB, LOCAL_DIR)) or name.endswith(WEIGHT_SUFFIXES)
 
 
 def _found(model: str, pretrained: str | None, quick_gelu: bool | None, allow_pickle: bool) -> ModelSpec:

@@ -16,6 +16,7 @@ from clipzs import __version__
 from clipzs.classifier import Classifier
 from clipzs.errors import ClipzsError, OutputError
 from clipzs.interrupts import Interrupts
+from clipzs.labels import written
 from clipzs.output import check_writable, save
 from clipzs.paths import Selection
 from clipzs.results import Result
@@ -100,9 +101,10 @@ class Passage:
 class Replay(Passage):
     """Results that were written earlier, into sinks: no model is asked."""
 
-    def __init__(self, results: Iterable[Result], sinks: Sequence[Sink]) -> None:
+    def __init__(self, results: Iterable[Result], sinks: Sequence[Sink], *, at_once: int = REPLAYED_AT_ONCE) -> None:
         super().__init__(sinks)
         self._results = iter(results)
+        self._at_once = at_once
 
     def __call__(self, advance: Callable[[int], None], put_off: Callable[[], None]) -> None:
         """As `Run` does.
@@ -116,13 +118,15 @@ class Replay(Passage):
             except KeyboardInterrupt:
                 self.interrupted = interrupts.signal or signal.SIGINT
             facts = {"images": self.images, "errors": self.errors, "interrupted": self.interrupted is not None}
+            interrupts.begin()  # what is there shall be written
             if self.images:
                 self._close({"clipzs": __version__, **facts})
             else:
                 self._abandon()
+            self.interrupted = self.interrupted or interrupts.signal
 
     def _batches(self) -> Generator[Sequence[Result], None, None]:
-        while batch := list(islice(self._results, REPLAYED_AT_ONCE)):
+        while batch := list(islice(self._results, self._at_once)):
             yield batch
 
 
@@ -174,13 +178,16 @@ class Run(Passage):
             except ClipzsError as error:
                 if self.images and self.again and (isinstance(error, OutputError) or not error.hint):
                     error.hint = f"when that is mended, {self.again}"
+                interrupts.begin()
                 if self.images and not isinstance(error, OutputError):
                     self._finish(str(error))
                 raise
+            interrupts.begin()  # what is there shall be written
             if self.images:
                 self._finish(None)
             else:
                 self._abandon()
+            self.interrupted = self.interrupted or interrupts.signal
 
     def _finish(self, failure: str | None) -> None:
         facts = self._facts(failure)
@@ -214,7 +221,7 @@ class Run(Passage):
             "weights": {"source": classifier.model.source, "sha256": classifier.model.fingerprint},
             "preprocess": vars(classifier.model.preprocess),
             "labels": [
-                {"label": label.name, "group": label.group, "prompts": list(prompts)}
+                {"label": label.name, "group": written(label.groups), "prompts": list(prompts)}
                 for label, prompts in zip(classifier.labels, classifier.prompts, strict=True)
             ],
             "head": classifier.head.as_json() if classifier.head else None,

@@ -97,6 +97,48 @@ def sum_groups(scores: Array, groups: Sequence[str]) -> tuple[Array, tuple[str, 
     return sums, tuple(number)
 
 
+class Levels:
+    """Groups of several levels, and what the labels of each have together.
+
+    Attributes:
+        names: of the groups of each level, the finest level first; in a level in the order of their first labels.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[str]]) -> None:
+        """Set up.
+
+        Args:
+            groups: of each of c labels those that it is in, the coarsest first, or none. A group is in the same
+                other with all its labels.
+        """
+        depth = max(map(len, groups), default=0)
+        self.names = []
+        self._steps = []
+        for level in reversed(range(depth)):
+            names = tuple(dict.fromkeys(chain[level] for chain in groups if len(chain) > level))
+            own = [column for column, chain in enumerate(groups) if len(chain) == level + 1]
+            inner = {chain[level + 1]: chain[level] for chain in groups if len(chain) > level + 1}  # in that order, too
+            number = {name: place for place, name in enumerate(names)}
+            member = np.array([number[name] for name in (*(groups[column][level] for column in own), *inner.values())])
+            order = np.argsort(member, kind="stable")  # what is in one group side by side
+            self.names.append(names)
+            self._steps.append((np.array(own, np.intp), order, np.searchsorted(member[order], np.arange(len(names)))))
+
+    def __call__(self, scores: Array) -> list[Array]:
+        """Sums of each level, the finest first: float32 [n, at least c] → float32 [n, g] each, g as many as `names`.
+
+        No group has less than one that is in it, nor than one of its labels.
+        """
+        sums: NDArray[np.float64] = np.empty((len(scores), 0))
+        found: list[Array] = []
+        for own, order, starts in self._steps:
+            # In float64, so that many add up to what they are. np.take has rows side by side, an index may not.
+            inside = np.concatenate([np.take(scores, own, axis=1), sums], axis=1)
+            sums = np.add.reduceat(np.take(inside, order, axis=1), starts, axis=1)
+            found.append(sums.astype(np.float32))
+        return found
+
+
 def ranked(scores: Array, top_k: int | None) -> NDArray[np.intp]:
     """The best columns of each row, best first, ties in the order of the columns.
 

@@ -2,19 +2,24 @@
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, BinaryIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from clipzs.labels import LEVELS
 from clipzs.paths import printable
 from clipzs.results import Result, Score
 
 BAR_WIDTH = 24
 LABEL_WIDTH = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+_PICTURES = 16  # made at a time
+
+Preview = Callable[[Sequence[str]], Sequence[str]]  # of paths, what shows their pictures
 
 
 class TableWriter:
@@ -25,8 +30,11 @@ class TableWriter:
 
     streams = False
 
-    def __init__(self, stream: BinaryIO, *, colour: bool = False, cosine: bool = False) -> None:
+    def __init__(
+        self, stream: BinaryIO, *, colour: bool = False, cosine: bool = False, preview: Preview | None = None
+    ) -> None:
         self.stream = stream
+        self._preview = preview
         self.cosine = cosine
         self.counts: Counter[str] = Counter()
         self.scored: Counter[str] = Counter()
@@ -44,24 +52,37 @@ class TableWriter:
 
     def write(self, batch: Sequence[Result]) -> None:
         """The blocks of one batch."""
-        for result in batch:
+        if self._preview is None:
+            self._write(batch, repeat(""))
+            return
+        for start in range(0, len(batch), _PICTURES):
+            some = batch[start : start + _PICTURES]
+            self._write(some, self._preview([result.path for result in some]))
+
+    def _write(self, batch: Sequence[Result], pictures: Iterable[str]) -> None:
+        for result, picture in zip(batch, pictures, strict=False):
             self._line(Text(printable(result.path), style="bold"))
+            self._buffer.write(picture)
             if result.error is not None:
                 self.errors += 1
                 self._line(Text(f"  {printable(result.error)}", style="red"))
                 continue
-            answers = result.answers
-            width = min(LABEL_WIDTH, max(cell_len(printable(one.label)) for one in result.scores))
+            answers, group = result.answers, _rolled_up(result)
+            shown = (*([group] if group else []), *result.scores)
+            width = min(LABEL_WIDTH, max(cell_len(printable(one.label)) for one in shown))
+            if group is not None:
+                self._line(self._bar(group, width, best=True))
             if result.score is None:
                 self._line(Text(f"  {printable(result.label or '')}", style="yellow"))
             for one in result.scores:
                 self._line(self._bar(one, width, best=one.label in answers))
             self.images += 1
             self.counts.update(answers)
-            for one in result.scores:
-                if one.label in answers:
-                    self.scored[one.label] += 1
-                    self.sums[one.label] += one.score
+            scores = {one.label: one.score for one in (*result.scores, *(result.groups or ()))}
+            for answer in answers:
+                if answer in scores:
+                    self.scored[answer] += 1
+                    self.sums[answer] += scores[answer]
         self._flush()
 
     def close(self, run: Mapping[str, Any]) -> None:
@@ -99,6 +120,15 @@ class TableWriter:
         self.stream.flush()
         self._buffer.seek(0)
         self._buffer.truncate()
+
+
+def _rolled_up(result: Result) -> Score | None:
+    """The group that is the answer, as `animal > dog`; None where the answer is none."""
+    groups = [*(result.groups or ())]
+    while groups and groups[0].label != result.label:
+        del groups[0]
+    # A group with more than half is in those that are likeliest at the coarser levels.
+    return Score(LEVELS.join(one.label for one in reversed(groups)), groups[0].score) if groups else None
 
 
 def _bar(share: float) -> str:

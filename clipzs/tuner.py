@@ -10,7 +10,7 @@ from clipzs import __version__, metrics, prompts, templates, tuning
 from clipzs.classifier import Classifier
 from clipzs.defaults import TEMPLATES
 from clipzs.labelled import embedded
-from clipzs.labels import Label, Tuned
+from clipzs.labels import Label, Tuned, written
 from clipzs.metrics import DIGITS, Figure, Floats
 from clipzs.options import Options
 from clipzs.score import Array
@@ -216,7 +216,7 @@ def _details(label: Label) -> dict[str, Any]:
     """As labels files have it."""
     details = {
         "name": label.name,
-        "group": label.group,
+        "group": written(label.groups),
         "threshold": label.threshold,
         "prompts": list(label.prompts),
         "weights": list(label.weights),

@@ -250,7 +250,7 @@ def test_aliases_and_own_prompts_change_the_numbers_and_the_config():
 
 
 def test_groups_add_up_the_probabilities_of_their_labels():
-    labels = [Label("cat", group="animal"), Label("dog", group="animal"), Label("coffee")]
+    labels = [Label("cat", groups=("animal",)), Label("dog", groups=("animal",)), Label("coffee")]
     (alone,) = Classifier(labels, model="tiny").classify(PHOTOS[0])
     (grouped,) = Classifier(labels, model="tiny", by_group=True).classify(PHOTOS[0])
     by_label = {score.label: score.score for score in alone.scores}
@@ -260,7 +260,7 @@ def test_groups_add_up_the_probabilities_of_their_labels():
 
 def test_one_group_of_all_labels_is_refused_because_its_probability_is_always_1():
     with pytest.raises(UsageProblem) as caught:
-        Classifier([Label("cat", group="pet"), Label("dog", group="pet")], by_group=True)
+        Classifier([Label("cat", groups=("pet",)), Label("dog", groups=("pet",))], by_group=True)
     assert str(caught.value) == "all labels are in one group: pet"
     assert caught.value.hint == "its probability is always 1: leave --by-group out"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from clipzs import catalogue
+from clipzs import catalogue, labelfiles, labels
 from clipzs.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -92,7 +92,27 @@ def test_the_transcript_at_the_top_of_the_readme_is_what_the_command_prints(run,
     block = re.search(r"```console\n\$ clipzs (.*?)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
     assert block is not None
     printed = run(*shlex.split(block[1]), "--format", "table").stdout
+    assert without_digits(printed) == without_digits(block[2])
+
+
+def without_digits(table: str) -> list[list[str]]:
+    """The words of each line of a table of scores."""
     digits = re.compile(r"[▏▎▍▌▋▊▉█]+ *|\d+\.\d%")
-    assert [digits.sub("", line).split() for line in printed.splitlines()] == [
-        digits.sub("", line).split() for line in block[2].splitlines()
-    ]
+    return [digits.sub("", line).split() for line in table.splitlines()]
+
+
+def test_the_files_in_docs_labels_md_are_read_and_its_transcripts_are_what_the_commands_print(
+    run, monkeypatch, tmp_path
+):
+    page = (ROOT / "docs" / "labels.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    for photo in (ROOT / "examples").glob("*.jpg"):
+        (tmp_path / photo.name).symlink_to(photo)
+    for name, content in re.findall(r"`([\w.]+)`:\n\n```\w+\n(.*?)```", page, re.S):
+        Path(name).write_text(content, encoding="utf-8")
+        assert len(labels.checked(labelfiles.read(Path(name)))) > 2
+    assert labelfiles.read(Path("labels.yaml")) == labelfiles.read(Path("labels.json"))
+    transcripts = re.findall(r"```console\n\$ clipzs (.*?)\n(.*?)```", page, re.S)
+    assert len(transcripts) == page.count("```console")
+    for command, printed in transcripts:
+        assert without_digits(run(*shlex.split(command)).stdout) == without_digits(printed)

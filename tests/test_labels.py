@@ -184,8 +184,8 @@ def test_a_hash_inside_a_line_belongs_to_the_label(tmp_path):
         ('cat, "salt, pepper",dog\n', [Label("cat"), Label("salt, pepper"), Label("dog")]),
         ("label\ncat\ndog\n", [Label("cat"), Label("dog")]),
         ("Name\ncat\ndog\n", [Label("cat"), Label("dog")]),
-        ("label,group\ncat,animal\noak,\npine\n", [Label("cat", group="animal"), Label("oak"), Label("pine")]),
-        ("\ufeffgroup, label\r\nanimal, cat\r\n\r\n,oak\r\n", [Label("cat", group="animal"), Label("oak")]),
+        ("label,group\ncat,animal\noak,\npine\n", [Label("cat", groups=("animal",)), Label("oak"), Label("pine")]),
+        ("\ufeffgroup, label\r\nanimal, cat\r\n\r\n,oak\r\n", [Label("cat", groups=("animal",)), Label("oak")]),
         ('label\n"two\nlines"\nx\n', [Label("two\nlines"), Label("x")]),
     ],
     ids=["cells", "one-row", "header", "name", "group", "bom-crlf", "multi-line"],
@@ -194,7 +194,7 @@ def test_a_csv_file_holds_labels_with_or_without_a_header(tmp_path, content, exp
     assert labelfiles.read(written(tmp_path, "labels.csv", content)) == expected
 
 
-BOXER = Label("boxer", ("boxer dog", "German boxer"), ("a boxer, a type of dog",), "dog")
+BOXER = Label("boxer", ("boxer dog", "German boxer"), ("a boxer, a type of dog",), ("dog",))
 RICH = [Label("cat", ("kitten",)), BOXER, Label("oak")]
 
 
@@ -262,7 +262,6 @@ def test_the_example_labels_are_valid(run):
         ("l.yaml", "- cat\n- ''\n", "{}:2: a label is empty"),
         ("l.yaml", "- cat\n-\n- dog\n", "{}:2: a label must be text, not an empty item"),
         ("l.yaml", "- cat\n- [dog]\n", '{}:2: a label must be text, not ["dog"]'),
-        ("l.yaml", "- name: dog\n  group:\n  - pet\n", "{}:2: `group` must be text"),
         ("l.yaml", "- name: dog\n  aliases:\n    x: y\n", "{}:2: `aliases` must be text or a list of texts"),
         ("l.yaml", "- name: dog\n  prompts: [a, '']\n", "{}:2: `prompts` must be text or a list of texts"),
         ("l.yaml", "just text\n", "{}:1: labels must be a list"),
@@ -362,7 +361,7 @@ def test_a_file_that_is_not_there_cannot_be_read(run, tmp_path):
 def test_a_file_of_another_kind_is_refused(run, tmp_path):
     path = written(tmp_path, "labels.docx", "cat\ndog\n")
     assert refused(run, "--labels-file", path) == (
-        f"error: {path}: a labels file ends in .txt, .csv, .json, .yaml, .yml\nhint: rename it to what it is\n"
+        f"error: {path}: a labels file ends in .txt, .csv, .json, .jsonl, .yaml, .yml\nhint: rename it to what it is\n"
     )
 
 

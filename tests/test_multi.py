@@ -78,13 +78,13 @@ def test_a_word_of_the_background_may_be_a_label():
 )
 def test_all_labels_that_reach_their_threshold_are_answers_best_first(row, least):
     names = tuple("abcde"[: len(row)])
-    ((unknown, answers),) = Rules(names, least[: len(row)], "?", several=True)(np.array([row], np.float32))
+    ((label, _, answers, _),) = Rules(names, least[: len(row)], "?", several=True)(np.array([row], np.float32))
     reached = [name for name, one, limit in zip(names, row, least, strict=False) if one >= limit]
     assert set(answers) == set(reached)
     assert [row[names.index(name)] for name in answers] == sorted(
         (row[names.index(name)] for name in answers), reverse=True
     )
-    assert unknown == (None if reached else "?")
+    assert label == (answers[0] if reached else "?")
 
 
 # The command
@@ -274,6 +274,6 @@ def test_results_in_python_have_all_answers():
     classifier = Classifier(["cat", "animal", "drink"], model="tiny", multi=True, top_k=1)
     several, none = classifier.classify([PHOTOS[0], PHOTOS[2]])
     assert set(several.labels) == {"cat", "animal"}  # also those whose scores are not kept
-    assert (several.unknown, several.label, len(several.scores)) == (None, several.labels[0], 1)
-    assert (none.labels, none.unknown, none.label, none.score) == ((), "unknown", "unknown", None)
+    assert (several.label, len(several.scores)) == (several.labels[0], 1)
+    assert (none.labels, none.label, none.score) == ((), "unknown", None)
     assert next(classifier.classify(["absent.jpg"])).labels == ()

@@ -385,7 +385,7 @@ def test_a_signal_waits_for_what_is_under_way_and_the_next_one_does_not():
 def test_ctrl_c_while_a_batch_is_under_way_finishes_and_writes_it(photos, tmp_path):
     classifier = Classifier(["cat", "rocket"], model="tiny", batch_size=2, image_cache=False)
     output = Output("jsonl", tmp_path / "out.jsonl")
-    run = Run(classifier, Selection([str(photos)]), output)
+    run = Run(classifier, Selection([str(photos)]), [output])
     told: list[str] = []
     run(lambda _: os.kill(os.getpid(), signal.SIGINT) if run.images == 4 else None, lambda: told.append("wait"))
     assert (run.interrupted, run.images, told) == (signal.SIGINT, 6, ["wait"])

@@ -302,7 +302,7 @@ def test_the_prompts_written_are_those_that_were_measured(run, tuned, classified
         tmp_path / "mine.yaml",
         {
             "labels": [
-                {"name": "cat", "aliases": ["kitten", "tabby"], "group": "animals"},
+                {"name": "cat", "aliases": ["kitten", "tabby"], "group": "animals > pets"},
                 {"name": "cup of coffee", "prompts": ["a hot drink", "a <> on a table"], "aliases": ["espresso"]},
                 {"name": "man", "prompts": ["a man with a camera"]},
                 "rocket",
@@ -315,7 +315,7 @@ def test_the_prompts_written_are_those_that_were_measured(run, tuned, classified
     plain, _ = classified(mine, image, "--score", "cosine", "--decimals", 6, *templates)
     after, _ = classified(path, image, "--score", "cosine", "--decimals", 6, "--template", "something else: <>")
     assert scores(after) == pytest.approx(scores(plain), abs=1e-6)
-    assert values["labels"][0]["group"] == "animals"
+    assert values["labels"][0]["group"] == ["animals", "pets"]
     assert values["labels"][0]["prompts"] == ["a photo of a <>.", "a photo of a kitten.", "a photo of a tabby."]
     assert values["tuned"]["templates"] == "unchanged"
 

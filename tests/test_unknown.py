@@ -115,11 +115,11 @@ def test_words_that_a_model_reads_all_alike_give_numbers_all_the_same():
 )
 def test_the_best_label_is_the_answer_where_its_score_and_its_lead_are_enough(rows, least, margin):
     rules = Rules(("a", "b", "c"), least, "?", margin=margin)
-    for row, (unknown, several) in zip(rows, rules(np.array(rows, np.float32)), strict=True):
+    for row, answer in zip(rows, rules(np.array(rows, np.float32)), strict=True):
         row = [float(np.float32(one)) for one in row]
         best = row.index(max(row))
         enough = row[best] >= least[best] and row[best] - sorted(row)[-2] >= margin
-        assert (unknown, several) == (None if enough else "?", None)
+        assert (answer.label, answer.labels) == (None if enough else "?", None)
 
 
 # The command

@@ -2,9 +2,10 @@
 
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,16 +23,21 @@ from clipzs.cli.groups import (
     options,
     settled_head,
 )
-from clipzs.cli.narration import Progress, say_unreadable, set_up
+from clipzs.cli.narration import Progress, say, say_unreadable, set_up
+from clipzs.cli.running import abandoned_on_failure, put_off
 from clipzs.cli.shots import compared, parsed
 from clipzs.cli.show import print_lines, print_rows
-from clipzs.errors import UsageProblem
+from clipzs.errors import SIGNALLED, UsageProblem
 
 if TYPE_CHECKING:
     from clipzs.classifier import Classifier
     from clipzs.evaluation import Cell, Evaluation, Measured
     from clipzs.labels import Label
     from clipzs.metrics import Figure
+    from clipzs.report import Report
+    from clipzs.results import Result
+    from clipzs.run import Sink
+    from clipzs.truth import Truth
 
 CLASSES_SHOWN = 20
 TITLES = {
@@ -76,6 +82,7 @@ def evaluate(
         o.option("--plot", metavar="FILE", help="Draw confusion matrix and calibration as .png or .svg.",
                  panel=o.OUTPUT),
     ] = None,
+    report: o.ReportPage = None,
     shots: o.ShotsTried = None,
     draws: o.Draws = 5,
     talk: TalkGroup,
@@ -111,7 +118,7 @@ def evaluate(
     for row in rows:
         _ = row[0].model  # a model that cannot be had costs no image pass of another
     if shots:
-        others: dict[str, Any] = {"--save": save, "--head": fitted, "--unknown": unknown or None}
+        others: dict[str, Any] = {"--save": save, "--report": report, "--head": fitted, "--unknown": unknown or None}
         others |= {"--min-score": min_score, "--min-margin": min_margin}
         clash = [option for option, value in others.items() if value is not None]
         if clash or len(rows) * len(rows[0]) > 1:
@@ -124,23 +131,76 @@ def evaluate(
             quiet=talk.quiet,
         )  # fmt: skip
         raise typer.Exit(code)
-    records = Output("jsonl", save, decimals=decimals) if save is not None else None
+    page = None if report is None else _page(report, [*read, *([save] if save else [])], rows[0][0], truth, decimals)
+    sinks: list[Sink] = [Output("jsonl", save, decimals=decimals)] if save is not None else []
     total = len(answers.paths) * len(rows)
-    try:
-        with progress.shown(lambda: total):
-            found = evaluation.evaluate(
-                answers, _taken(rows), seed=seed, done=progress.advance, save=records.write if records else None
-            )
-        if records is not None:
-            records.close({})
-    except BaseException:
-        if records is not None:
-            records.abandon()
-        raise
+    with abandoned_on_failure(*sinks, *([page] if page else [])), progress.shown(lambda: total):
+        found = _measured(answers, rows, sinks, page, seed=seed, done=progress.advance)
+    if isinstance(found, int):
+        say("stopped; what was written is complete")
+        raise typer.Exit(found)
     if plot is not None:
         figures.draw(found.cells[0], plot)
     _print(found, json=json)
     raise typer.Exit(say_unreadable(answers.paths, found.unreadable, "; they are in no figure", quiet=talk.quiet))
+
+
+def _page(
+    target: Path, read: Sequence[str | Path], classifier: "Classifier", truth: TruthGroup, decimals: int
+) -> "Report":
+    from clipzs.cli.report import new_page
+
+    options = classifier.options
+    return new_page(
+        target,
+        read,
+        option="--report",
+        title=str(truth.folder or truth.truth),
+        limits={"max_megapixels": options.max_megapixels, "timeout": options.image_timeout},
+        labels=[label.name for label in classifier.labels],
+        unknown=options.unknown_label if classifier.abstains else None,
+        decimals=decimals,
+    )
+
+
+def _measured(
+    answers: "Truth",
+    rows: "list[list[Classifier]]",
+    sinks: "list[Sink]",
+    page: "Report | None",
+    *,
+    seed: int,
+    done: Callable[[int], object],
+) -> "Evaluation | int":
+    """Measure, records into sinks and page. Where it is stopped, they have what was done: the exit code then."""
+    from clipzs.evaluation import evaluate
+    from clipzs.interrupts import Interrupts
+    from clipzs.recorded import Recorded
+
+    recorded = Recorded(unknown=rows[0][0].options.unknown_label)
+    every = [*sinks]
+    if page is not None:
+        every += [page, recorded]
+    with Interrupts(put_off) as interrupts:
+
+        def save(batch: "Sequence[Result]") -> None:
+            interrupts.begin()
+            for sink in every:
+                sink.write(batch)
+            interrupts.end()
+
+        found = None
+        try:
+            found = evaluate(answers, _taken(rows), seed=seed, done=done, save=save if every else None)
+        except KeyboardInterrupt:
+            if not every or (page is not None and not recorded.any):
+                raise
+        interrupts.begin()  # what is there shall be written
+        if page is not None:
+            page.evaluation = [cell.as_json() for cell in (found.cells if found else recorded.cells(seed=seed))]
+        for sink in every:
+            sink.close({"interrupted": found is None})
+    return found or SIGNALLED + (interrupts.signal or SIGINT)
 
 
 def _check_files(save: Path | None, plot: Path | None, *, alone: bool) -> None:

@@ -93,6 +93,7 @@ class AnswerGroup:
     unknown: o.Unknown = False
     unknown_label: o.UnknownLabel = defaults.UNKNOWN_LABEL
     negative: o.Negative
+    roll_up: o.RollUp = None
     multi: o.Multi = False
     threshold: o.Threshold = None
 

@@ -109,20 +109,24 @@ class Progress:
         self._find_total: Callable[[], int] | None = None
         self._prompts: Any = None
         self._fits: Any = None
+        self._compared: Any = None
         self._compiling: Any = None
 
     @contextmanager
-    def shown(self, count: Callable[[], int] | None, *, done: int = 0) -> Iterator["Progress"]:
+    def shown(
+        self, count: Callable[[], int] | None, *, done: int = 0, first: str = "loading the model"
+    ) -> Iterator["Progress"]:
         """Show it.
 
         Args:
             count: finds the number of images, on a thread that starts with the first results: it must not hold
                 them up. None where the number cannot be known.
             done: images that an earlier run has done.
+            first: what goes on before the first image is done.
         """
         with self._live() if self.enabled else nullcontext() as self._bar:
             if self._bar is not None:
-                self._images = self._bar.add_task("loading the model", total=None, completed=done)
+                self._images = self._bar.add_task(first, total=None, completed=done)
                 self._find_total = None if self.until_first else count
             yield self
 
@@ -192,6 +196,14 @@ class Progress:
         if self._prompts is None:
             self._prompts = self._bar.add_task("encoding prompts", total=total)
         self._bar.update(self._prompts, completed=done, visible=done < total)
+
+    def comparing(self, done: int, total: int) -> None:
+        """So many images are compared with all others."""
+        if self._bar is None:
+            return
+        if self._compared is None:
+            self._compared = self._bar.add_task("comparing", total=total)
+        self._bar.update(self._compared, completed=done, visible=done < total)
 
     def fits(self, done: int, total: int) -> None:
         """So many parts of a cross-validation are done."""

@@ -123,7 +123,8 @@ LabelsFile = Annotated[
     repeated(
         "--labels-file",
         metavar="FILE",
-        help="Labels of a .txt (one a line), .csv, .json or .yaml file (aliases, prompts, groups).",
+        help="Labels of a .txt (one a line), .csv, .json or .yaml file (aliases, prompts, groups); "
+        "of a .jsonl, those of its images.",
         panel=LABELS,
     ),
 ]
@@ -304,6 +305,16 @@ Negative = Annotated[
         panel=ANSWERS,
     ),
 ]
+RollUp = Annotated[
+    float | None,
+    option(
+        "--roll-up",
+        metavar="SCORE",
+        help="Where no label has so much (0.5 to 1), answer the finest group whose labels have it together, else "
+        "`unknown`.",
+        panel=ANSWERS,
+    ),
+]
 Multi = Annotated[
     bool,
     option(
@@ -348,6 +359,23 @@ Root = Annotated[
         metavar="DIR",
         help="Where relative paths of earlier results start, if not here.",
         panel=IMAGES,
+    ),
+]
+ReportPage = Annotated[
+    Path | None,
+    option(
+        "--report",
+        metavar="FILE.html",
+        help="Also write a page to look through the results and correct them; it holds thumbnails of the images.",
+        panel=OUTPUT,
+    ),
+]
+Preview = Annotated[
+    bool,
+    option(
+        "--preview",
+        help="Show each image in the table on a terminal: Kitty's graphics, Sixel, else half-blocks.",
+        panel=OUTPUT,
     ),
 ]
 Resume = Annotated[
