@@ -226,7 +226,7 @@ def with_cache(classes: int, d: int, each: int) -> Head:
 def test_a_head_is_read_as_it_was_written(tmp_path, classes, d, each, known):
     head = with_cache(classes, d, max(each, 1))
     head = head if each else Head(head.names, head.weight, head.bias)
-    labels = tuple(Label(name, group="g" if known else None) for name in head.names)
+    labels = tuple(Label(name, groups=("f", "g") if known else ()) for name in head.names)
     before = saved(head, labels=labels, accuracy=0.5 if known else None, path=tmp_path / "h.safetensors")
     before.path.write_bytes(headfile.to_bytes(before))
     after = headfile.read(before.path)

@@ -21,6 +21,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from clipzs import thumbnails
+from clipzs.report import Report
+from clipzs.results import Result
+from clipzs.run import Replay
+from clipzs.thumbnails import Thumbnails
 
 TINY = ("--model", "tiny")
 LABELS = ("--labels", "cat,cup of coffee,rocket", *TINY)
@@ -148,6 +152,27 @@ def test_what_is_done_when_it_is_stopped_is_in_the_page(cat, tmp_path):
         pipe.close()
     shown = data(tmp_path / "out.html")
     assert shown["facts"]["interrupted"] is True
+    assert [one is not None for one in inline(tmp_path / "out.html")] == [True]
+
+
+def test_ctrl_c_while_a_page_is_written_does_not_cost_it(cat, tmp_path):
+    page = Report(tmp_path / "out.html", Thumbnails(tmp_path / "out.html"))
+
+    class Interrupted:
+        """A sink that is closed just before the page, and is interrupted then."""
+
+        again = None
+
+        def write(self, batch):
+            pass
+
+        def close(self, run):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    told: list[str] = []
+    replay = Replay([Result(str(cat), "cat")], [Interrupted(), page])
+    replay(lambda images: None, lambda: told.append("wait"))
+    assert (replay.interrupted, told) == (signal.SIGINT, ["wait"])
     assert [one is not None for one in inline(tmp_path / "out.html")] == [True]
 
 
