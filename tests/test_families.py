@@ -36,7 +36,7 @@ FULL_SIZE = [
     replace(row, suffix=".safetensors", half=True, full="text" if row.model.startswith("xlm") else "image")
     for row in ROWS
     if row.model in (
-        "RN50", "convnext_base_w", "coca_ViT-B-32", "EVA02-B-16", "ViT-B-16-SigLIP2-256", "MobileCLIP2-S0",
+        "RN50", "coca_ViT-B-32", "EVA02-B-16", "ViT-B-16-SigLIP2-256", "MobileCLIP2-S0",
         "PE-Core-T-16-384", "ViTamin-S", "xlm-roberta-base-ViT-B-32",
     )
 ]  # fmt: skip

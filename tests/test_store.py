@@ -644,6 +644,19 @@ def answer(process, *arguments: object, **more: object) -> tuple[dict[str, float
     return {one["label"]: one["score"] for one in record["scores"]}, done.stderr.splitlines()
 
 
+@pytest.fixture
+def expected(process) -> dict[str, float]:
+    """The scores without a cache; the same real process for all tests that ask."""
+    if not _EXPECTED:
+        scores, lines = answer(process, "--no-cache")
+        assert lines == []
+        _EXPECTED.update(scores)
+    return dict(_EXPECTED)
+
+
+_EXPECTED: dict[str, float] = {}
+
+
 def one_warning(lines: list[str]) -> None:
     (warning,) = lines
     assert warning.startswith("warning: the cache ")
@@ -680,9 +693,8 @@ def test_a_cache_on_a_read_only_file_system_costs_one_warning(process, mounted, 
             assert scores == expected
 
 
-def test_a_cache_on_a_full_disk_costs_one_warning_and_is_used_when_there_is_room(process, mounted):
+def test_a_cache_on_a_full_disk_costs_one_warning_and_is_used_when_there_is_room(process, expected, mounted):
     place = mounted("size=200k")
-    expected, _ = answer(process, "--no-cache")
     (place / "ballast").write_bytes(bytes(190_000))
     scores, lines = answer(process, "--cache-dir", place / "cache")
     one_warning(lines)
@@ -708,11 +720,9 @@ def test_a_disk_that_fills_up_on_the_way_costs_one_warning(process, mounted, tmp
     assert full.stdout == process(*command, "--no-cache").stdout
 
 
-def test_a_home_that_cannot_be_written_costs_one_warning(process, tmp_path, monkeypatch):
+def test_a_home_that_cannot_be_written_costs_one_warning(process, expected, tmp_path, monkeypatch):
     for name in ("CLIPZS_CACHE_DIR", "CLIPZS_PROMPTS_DIR", "HF_HUB_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
-    expected, lines = answer(process, "--no-cache")
-    assert lines == []
     (tmp_path / "file").touch()
     for home in (tmp_path / "file", Path("/proc/none")):
         monkeypatch.setenv("HOME", str(home))
@@ -721,16 +731,14 @@ def test_a_home_that_cannot_be_written_costs_one_warning(process, tmp_path, monk
         assert scores == expected
 
 
-def test_processes_that_start_on_an_empty_cache_at_once_all_answer_right(process, tmp_path):
-    expected, _ = answer(process, "--no-cache")
+def test_processes_that_start_on_an_empty_cache_at_once_all_answer_right(process, expected, tmp_path):
     with ThreadPoolExecutor(3) as pool:
         answers = [*pool.map(lambda _: answer(process, "--cache-dir", tmp_path / "new" / "cache"), range(3))]
     assert answers == [(expected, [])] * 3
     assert {file.kind: file.entries for file in cachefolder.contents(tmp_path / "new" / "cache")}["labels"] >= 2
 
 
-def test_processes_killed_at_any_moment_leave_a_cache_that_is_used(process, tmp_path):
-    expected, _ = answer(process, "--no-cache")
+def test_processes_killed_at_any_moment_leave_a_cache_that_is_used(process, expected, tmp_path):
     where = ("--cache-dir", tmp_path / "new" / "cache")
     command = [sys.executable, "-m", "clipzs", "classify", CAT, "--labels", "cat,rocket", "--model", "tiny", "--json"]
     command += ["--engine", "torch", *where]
