@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -180,17 +180,6 @@ class Evaluation:
     def class_of(self, number: int) -> str:
         """The true class of an image by its number."""
         return self.truth.classes[self.truth.answers[number]]
-
-
-@dataclass(frozen=True)
-class Prediction(Result):
-    """A result, and the templates of its cell."""
-
-    templates: tuple[str, ...] = ()
-
-    def as_json(self, decimals: int = defaults.DECIMALS) -> dict[str, Any]:
-        """The usual record, `templates` behind it."""
-        return {**super().as_json(decimals), "templates": list(self.templates)}
 
 
 def evaluate(
@@ -373,10 +362,10 @@ def _outcomes(
 
 def _predictions(
     truth: Truth, numbers: Iterable[int], classifier: Classifier, results: Sequence[Result]
-) -> list[Prediction]:
+) -> list[Result]:
     templates = templates_of(classifier)
     return [
-        Prediction(**(vars(result) | {"truth": truth.classes[truth.answers[number]]}), templates=templates)
+        replace(result, truth=truth.classes[truth.answers[number]], templates=templates)
         for number, result in zip(numbers, results, strict=True)
     ]
 

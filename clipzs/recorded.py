@@ -64,8 +64,7 @@ class Recorded:
             if result.error is not None:
                 self._failed.add(result.path)
                 continue
-            templates = tuple(getattr(result, "templates", ()))
-            self._take(self._answers.setdefault(result.config, _Answers(result.model, templates)), result)
+            self._take(self._answers.setdefault(result.config, _Answers(result.model, result.templates or ())), result)
 
     def _take(self, answers: _Answers, result: Result) -> None:
         labels, truth = [one.label for one in result.scores], result.truth or ""

@@ -114,9 +114,10 @@ def _result(record: Any, name: str, number: int) -> Result:
     strange = next((key for key, value in texts.items() if not isinstance(value, str | None)), None)
     if strange is not None:
         raise wrong(f"`{strange}` is not text")
-    labels = record.get("labels")
-    if labels is not None and not (isinstance(labels, list) and all(isinstance(one, str) for one in labels)):
-        raise wrong("`labels` is not a list of texts")
+    lists = {key: record.get(key) for key in ("labels", "templates")}
+    strange = next((key for key, value in lists.items() if value is not None and not _are_texts(value)), None)
+    if strange is not None:
+        raise wrong(f"`{strange}` is not a list of texts")
     score = record.get("score")
     if score is not None and not _is_number(score):
         raise wrong("`score` is not a number")
@@ -132,13 +133,22 @@ def _result(record: Any, name: str, number: int) -> Result:
         texts["label"],
         None if score is None else float(score),
         scores,
-        None if labels is None else tuple(labels),
+        _tuple(lists["labels"]),
         groups,
         texts["error"],
         str(record.get("model") or ""),
         str(record.get("config") or ""),
         texts["truth"],
+        _tuple(lists["templates"]),
     )
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _tuple(texts: list[str] | None) -> tuple[str, ...] | None:
+    return None if texts is None else tuple(texts)
 
 
 def _score(one: Any) -> Score:

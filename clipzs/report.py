@@ -130,8 +130,7 @@ class Report:
 
     def _keep(self, result: Result) -> None:
         row = self._rows.setdefault(result.path, len(self._rows))
-        templates = tuple(getattr(result, "templates", ()))
-        run = self._runs.setdefault(result.config, _Answers(result.model, result.config, templates))
+        run = self._runs.setdefault(result.config, _Answers(result.model, result.config, result.templates or ()))
         run.fill(len(self._rows))
         if result.truth is not None:
             self._truth[row] = self._name(result.truth)

@@ -48,6 +48,7 @@ class Result:
         model: its name; with `config` it names what made the numbers.
         config: results with the same one can be compared.
         truth: the right label, where it is known.
+        templates: where the truth is known, what made the prompts.
     """
 
     path: str
@@ -60,6 +61,7 @@ class Result:
     model: str = ""
     config: str = ""
     truth: str | None = None
+    templates: tuple[str, ...] | None = None
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -79,4 +81,5 @@ class Result:
             "model": self.model,
             "config": self.config,
             **({} if self.truth is None else {"truth": self.truth}),
+            **({} if self.templates is None else {"templates": list(self.templates)}),
         }

@@ -25,6 +25,7 @@ RESULTS = st.builds(
     model=TEXTS,
     config=TEXTS,
     truth=st.none() | TEXTS,
+    templates=st.none() | st.lists(TEXTS, max_size=2).map(tuple),
 )
 
 
@@ -50,7 +51,9 @@ def test_saved_predictions_bring_their_truth(run, cat, coffee, tmp_path):
         (tmp_path / "truth" / label).mkdir(parents=True)
         os.link(photo, tmp_path / "truth" / label / "1.jpg")
     run("eval", tmp_path / "truth", "--model", "tiny", "--save", tmp_path / "saved.jsonl")
-    assert [one.truth for one in records.read(tmp_path / "saved.jsonl")] == ["cat", "cup"]
+    found = [*records.read(tmp_path / "saved.jsonl")]
+    assert [one.truth for one in found] == ["cat", "cup"]
+    assert [one.templates for one in found] == [("default",)] * 2
 
 
 def test_a_torn_last_record_is_left_out_and_said(tmp_path, caplog):

@@ -225,6 +225,7 @@ def test_of_several_choices_of_prompts_it_has_all(run, photos, tmp_path):
     run("report", saved, "-o", page)
     again = data(page)["evaluation"]
     assert [cell["config"] for cell in again] == [cell["config"] for cell in shown["evaluation"]]
+    assert [cell["templates"] for cell in again] == [["simple"], ["name"]]
     assert figures(again[1]) == pytest.approx(figures(shown["evaluation"][1]), abs=1e-3, nan_ok=True)
     assert again[1]["difference"].keys() == shown["evaluation"][1]["difference"].keys()
 
