@@ -8,10 +8,10 @@ import typer
 
 from clipzs import defaults
 from clipzs.cli import options as o
-from clipzs.cli.gathering import EmbeddingsFile, chosen_format, gathered, lines, put_out, stored
+from clipzs.cli.gathering import EmbeddingsFile, gathered, lines, put_out, stored
 from clipzs.cli.groups import FilesGroup, ModelGroup, ReadingGroup, TalkGroup, grouped, options
 from clipzs.cli.narration import Progress, say, set_up
-from clipzs.cli.running import concluded, selected
+from clipzs.cli.running import concluded, format_of, selected
 from clipzs.errors import FAILED, ClipzsError, UsageProblem
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def dupes(
     from clipzs.sizes import in_words
 
     format_, json = o.as_typed(ctx, format_=format_ or "", json=json)
-    form = chosen_format(format_, json)
+    form = format_of(format_, json, None)
     file = stored(embeddings, paths or [], files, root) if embeddings else None
     if file is not None and file.facts.of != "images":
         raise UsageProblem(f"{file.path} holds embeddings of {file.facts.of}", hint="duplicates are found among images")

@@ -35,17 +35,6 @@ def templates_of(prompts: PromptGroup) -> tuple[str, ...]:
     return templates.chosen(prompts.templates, alone, prompts.context, prompts.prompts_dir)
 
 
-def chosen_format(format_: str, json: bool) -> str:
-    """What --format and --json say; if nothing, what suits standard output.
-
-    Raises:
-        UsageProblem: they contradict each other.
-    """
-    if json and format_ not in ("", "jsonl"):
-        raise UsageProblem(f"--json is --format jsonl, and --format {format_} is named too", hint="name one")
-    return "jsonl" if json else format_ or ("table" if sys.stdout.isatty() else "tsv")
-
-
 def stored(file: Path, paths: list[str], files: FilesGroup, root: Path | None) -> "Embeddings":
     """A file in place of images.
 

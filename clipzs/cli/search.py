@@ -12,10 +12,10 @@ import typer
 
 from clipzs import defaults
 from clipzs.cli import options as o
-from clipzs.cli.gathering import EmbeddingsFile, chosen_format, gathered, lines, put_out, stored, templates_of
+from clipzs.cli.gathering import EmbeddingsFile, gathered, lines, put_out, stored, templates_of
 from clipzs.cli.groups import FilesGroup, ModelGroup, PromptGroup, ReadingGroup, TalkGroup, grouped, options
 from clipzs.cli.narration import Progress, say, set_up
-from clipzs.cli.running import concluded, selected
+from clipzs.cli.running import concluded, format_of, selected
 from clipzs.errors import FAILED, ClipzsError, UsageProblem
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def search(
     from clipzs.searching import Hit, nearest
 
     format_, json = o.as_typed(ctx, format_=format_ or "", json=json)
-    form = chosen_format(format_, json)
+    form = format_of(format_, json, None)
     words, places = _told_apart(
         query, paths or [], text, like, elsewhere=bool(embeddings or files.files_from or files.null)
     )
