@@ -246,6 +246,21 @@ def problem(path: Path | None, error: OSError) -> OutputError:
     return OutputError(f"{where}: cannot be written: {error.strerror}", hint="choose another place for it")
 
 
+def put_out(text: str) -> None:
+    """Results onto standard output, at once.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise problem(None, error) from error
+
+
 def check_apart(target: Path | None, others: Iterable[str | Path], *, option: str = "-o") -> None:
     """See that what is written does not take the place of what is still to be read.
 

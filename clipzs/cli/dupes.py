@@ -8,7 +8,7 @@ import typer
 
 from clipzs import defaults
 from clipzs.cli import options as o
-from clipzs.cli.gathering import EmbeddingsFile, gathered, lines, put_out, stored
+from clipzs.cli.gathering import EmbeddingsFile, gathered, lines, stored
 from clipzs.cli.groups import FilesGroup, ModelGroup, ReadingGroup, TalkGroup, grouped, options
 from clipzs.cli.narration import Progress, say, set_up
 from clipzs.cli.running import concluded, format_of, selected
@@ -62,6 +62,7 @@ def dupes(
     from clipzs.embeddings import Collected
     from clipzs.filehashes import FileHashes
     from clipzs.options import checked
+    from clipzs.output import put_out
     from clipzs.sizes import in_words
 
     format_, json = o.as_typed(ctx, format_=format_ or "", json=json)

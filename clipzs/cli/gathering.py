@@ -74,23 +74,6 @@ def gathered(embedder: "Embedder", selection: "Selection", put: "Put", progress:
     return run
 
 
-def put_out(text: str) -> None:
-    """Results onto standard output, at once.
-
-    Raises:
-        OutputError: they cannot be written.
-    """
-    from clipzs.output import problem
-
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise problem(None, error) from error
-
-
 def lines(rows: list[str], *, null: bool = False) -> str:
     """Rows with their ends; on a terminal without anything that it would obey."""
     from clipzs.paths import printable

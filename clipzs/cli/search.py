@@ -12,7 +12,7 @@ import typer
 
 from clipzs import defaults
 from clipzs.cli import options as o
-from clipzs.cli.gathering import EmbeddingsFile, gathered, lines, put_out, stored, templates_of
+from clipzs.cli.gathering import EmbeddingsFile, gathered, lines, stored, templates_of
 from clipzs.cli.groups import FilesGroup, ModelGroup, PromptGroup, ReadingGroup, TalkGroup, grouped, options
 from clipzs.cli.narration import Progress, say, set_up
 from clipzs.cli.running import concluded, format_of, selected
@@ -82,6 +82,7 @@ def search(
     from clipzs.embedder import Embedder
     from clipzs.embeddings import Collected
     from clipzs.options import checked
+    from clipzs.output import put_out
     from clipzs.searching import Hit, nearest
 
     format_, json = o.as_typed(ctx, format_=format_ or "", json=json)

@@ -1,12 +1,11 @@
 """Tasks with predictions for Label Studio, and the labelling configuration that they need."""
 
-import sys
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from clipzs.exports.common import Gathering, Settings, answers, named, relative, xml_text
-from clipzs.output import check_writable, problem, save
+from clipzs.output import check_writable, put_out, save
 from clipzs.results import Result
 from clipzs.writers import json_text
 
@@ -97,13 +96,7 @@ def write_definition(text: str, settings: Settings) -> None:
     if settings.label_config is not None:
         save(settings.label_config, text.encode())
         return
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise problem(None, error) from error
+    put_out(text)
 
 
 def _choice(label: str) -> str:
