@@ -21,6 +21,7 @@ from clipzs.embedder import Embedder
 from clipzs.encoder import Progress
 from clipzs.engine import Engine
 from clipzs.errors import UsageProblem
+from clipzs.images import Blob
 from clipzs.modelspec import ModelSpec
 from clipzs.options import Options, checked, from_settings
 from clipzs.paths import Found
@@ -326,13 +327,13 @@ class Classifier:
         """One result per image, in order, as batches are done.
 
         Args:
-            images: paths, PIL images, or arrays [height, width], [height, width, 3] or
+            images: paths, files in memory (`Blob`), PIL images, or arrays [height, width], [height, width, 3] or
                 [height, width, 4] (uint8, or float in [0, 1]); or one of these.
 
         Yields:
             Results. An image that cannot be read has `error` set and costs no other anything.
         """
-        if isinstance(images, (str, PathLike, Image.Image, np.ndarray, Found)):
+        if isinstance(images, (str, PathLike, Image.Image, np.ndarray, Blob, Found)):
             images = [images]
         for batch in self.batches(images):
             yield from batch

@@ -26,6 +26,7 @@ from clipzs.errors import ImageError
 from clipzs.messages import Message, receive, send, working_folder
 
 if TYPE_CHECKING:
+    from clipzs.images import Blob
     from clipzs.preprocess import Preprocess, Thumbnail
 
 log = logging.getLogger("clipzs")
@@ -93,11 +94,11 @@ class Decoders:
             if not self._workers:
                 self._grow(1)
 
-    def decode(self, path: str, how: Decoding, known: Known | None = None) -> bytes:
+    def decode(self, file: "str | Blob", how: Decoding, known: Known | None = None) -> bytes:
         """Read one file and decode it to uint8 [height, width, 3], as bytes; none if they are not wanted. Or to a WebP.
 
         Args:
-            path: any name the system can open, `/dev/stdin` and pipes included.
+            file: any name the system can open, `/dev/stdin` and pipes included; or one in memory.
             how: for which model, and within which limits.
             known: called with the SHA-256 (hexadecimal) of a file and its stamp (see `filehashes.settled`), unless it
                 is too large to be hashed; whether its pixels are not needed.
@@ -105,8 +106,9 @@ class Decoders:
         Raises:
             ImageError: it cannot be read or decoded, takes too long, or crashes its decoder, alone too.
         """
+        path, data = (file, b"") if isinstance(file, str) else (None, file.data)
         request = {
-            "path": os.fsencode(path).decode("latin-1"),
+            "path": None if path is None else os.fsencode(path).decode("latin-1"),
             "folder": working_folder(),
             "preprocess": vars(how.preprocess),
             "max_megapixels": how.max_megapixels,
@@ -115,36 +117,36 @@ class Decoders:
         }
         try:
             with _Answers(known) as answers:
-                if _is_only_here(path):
-                    answer, pixels = _here(request, answers)
+                if path is not None and _is_only_here(path):
+                    answer, pixels = _here(request, data, answers)
                 else:
-                    answer, pixels = self._tried(request, answers, how.timeout)
+                    answer, pixels = self._tried(request, data, answers, how.timeout)
         except _Crash as crash:
-            if crash.late or not os.path.isfile(path):  # what was read of a pipe is gone
+            if crash.late or (path is not None and not os.path.isfile(path)):  # what was read of a pipe is gone
                 raise ImageError(str(crash)) from crash
-            answer, pixels = self._tried_alone(request, known, how.timeout)
+            answer, pixels = self._tried_alone(request, data, known, how.timeout)
         if "error" in answer:
             raise ImageError(answer["error"])
         return pixels
 
-    def _tried_alone(self, request: Message, known: Known | None, timeout: float) -> tuple[Message, bytes]:
+    def _tried_alone(self, request: Message, data: bytes, known: Known | None, timeout: float) -> tuple[Message, bytes]:
         """Once more, in a new worker and with all memory there is for decoding."""
         try:
             with budget.DECODING.hold(defaults.DECODING_BYTES), _Answers(known, alone=True) as answers:
-                return self._tried(request, answers, timeout, fresh=True)
+                return self._tried(request, data, answers, timeout, fresh=True)
         except _Crash as crash:
             raise ImageError(str(crash)) from crash
 
     def _tried(
-        self, request: Message, answers: "_Answers", timeout: float, *, fresh: bool = False
+        self, request: Message, data: bytes, answers: "_Answers", timeout: float, *, fresh: bool = False
     ) -> tuple[Message, bytes]:
         worker = self._taken(fresh=fresh)
         if worker is None:
             if fresh:
                 raise _Crash("its decoder crashed, and no other can be started")
-            return _here(request, answers)
+            return _here(request, data, answers)
         try:
-            done = worker.answer(request, answers, timeout)
+            done = worker.answer(request, data, answers, timeout)
         except BaseException:
             self._drop(worker)
             self._failed_starts = 0  # that no more of them could be started does not mean that none can
@@ -325,7 +327,7 @@ class _Worker:
         self._count(None)
         self.ready_at = time.monotonic()
 
-    def answer(self, request: Message, answers: _Answers, timeout: float) -> tuple[Message, bytes]:
+    def answer(self, request: Message, data: bytes, answers: _Answers, timeout: float) -> tuple[Message, bytes]:
         """What becomes of one file.
 
         Raises:
@@ -333,7 +335,7 @@ class _Worker:
         """
         late = f"decoding took longer than {timeout:g} seconds; --image-timeout allows more"
         left = timeout or None
-        self._say(request)
+        self._say(request, data)
         while True:
             self._count(left)
             said, pixels = self._next(late)
@@ -342,9 +344,9 @@ class _Worker:
                 return said, pixels
             self._say({"yes": answers(said)})
 
-    def _say(self, message: Message) -> None:
+    def _say(self, message: Message, data: bytes = b"") -> None:
         with suppress(OSError):  # it is gone, which is noticed next
-            send(self._requests, message)
+            send(self._requests, message, data)
 
     def _next(self, late: str) -> tuple[Message, bytes]:
         try:
@@ -387,11 +389,11 @@ class _Worker:
         self._process.returncode = 0
 
 
-def _here(request: Message, answers: _Answers) -> tuple[Message, bytes]:
+def _here(request: Message, data: bytes, answers: _Answers) -> tuple[Message, bytes]:
     """What becomes of one file, without a worker."""
     from clipzs.decodeworker import decode
 
-    return decode(request, answers)
+    return decode(request, data, answers)
 
 
 def _is_only_here(path: str) -> bool:

@@ -28,12 +28,13 @@ Ask = Callable[[Message], bool]
 Allow = Callable[[int], None]
 
 
-def decode(request: Message, ask: Ask, allow: Allow = lambda amount: None) -> tuple[dict[str, Any], bytes]:
+def decode(request: Message, data: bytes, ask: Ask, allow: Allow = lambda amount: None) -> tuple[dict[str, Any], bytes]:
     """Read one file, hash it if that is wanted, and decode it unless it turns out that nobody wants its pixels.
 
     Args:
         request: `path` (its bytes as Latin-1), `preprocess`, `max_megapixels`, `exact`, and `hash`: whether to
-            say what is in the file.
+            say what is in the file. A path of None stands for `data`.
+        data: the file, if it is in memory.
         ask: answers `{"hold": bytes, "of": "files" or "pixels"}` when there is memory for it, and
             `{"sha256": hexadecimal, "stamp": text or null}` with whether pixels are wanted.
         allow: told how much memory the next step should take at most.
@@ -42,21 +43,22 @@ def decode(request: Message, ask: Ask, allow: Allow = lambda amount: None) -> tu
         `{"error": text}`, or nothing and the pixels as bytes (see `preprocess.Framing.packed`), none if they are not
         wanted.
     """
-    path = os.fsdecode(request["path"].encode("latin-1"))
     allow(2 * images.PIPE_BYTES)
     try:
-        with images.opened(path) as file:
+        with _opened(request["path"], data) as (file, path):
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
             memory = _Memory(ask, allow, size if size <= defaults.DECODING_BYTES else 0)
             allow(memory.file + int(min(request["max_megapixels"], 1e6) * CANVAS_BYTES * 1e6))
             if request["hash"] and 0 < size <= defaults.DECODING_BYTES:
-                memory.ask("files", size)
-                mark = _stamp(file)
-                content = file.read(size)
-                if not ask({"sha256": hashlib.sha256(content).hexdigest(), "stamp": mark}):
+                mark = None
+                if not data:
+                    memory.ask("files", size)
+                    mark = _stamp(file)
+                    data = file.read(size)
+                    file = io.BytesIO(data)
+                if not ask({"sha256": hashlib.sha256(data).hexdigest(), "stamp": mark}):
                     return {}, b""
-                file = io.BytesIO(content)
             how = framing(request["preprocess"])
             image = images.pixels(
                 file,
@@ -71,6 +73,17 @@ def decode(request: Message, ask: Ask, allow: Allow = lambda amount: None) -> tu
         return {"error": str(error)}, b""
     except MemoryError:
         return {"error": images.NO_MEMORY}, b""
+
+
+@contextmanager
+def _opened(path: str | None, data: bytes) -> Iterator[tuple[BinaryIO, str]]:
+    """What can be read more than once, and its name."""
+    if path is None:
+        yield io.BytesIO(data), ""
+        return
+    name = os.fsdecode(path.encode("latin-1"))
+    with images.opened(name) as file:
+        yield file, name
 
 
 class _Memory:
@@ -114,32 +127,33 @@ def main(stdin: int) -> None:
     os.dup2(null, 1)  # what libraries print belongs nowhere
     os.dup2(null if stdin < 0 else stdin, 0)
     _die_first()
-    received: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    received: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, received), daemon=True).start()
 
     def ask(question: Message) -> bool:
         send(answers, question)
-        return bool(received.get()["yes"])
+        return bool(received.get()[0]["yes"])
 
     send(answers, {"ready": True})
     while True:
-        request = received.get()
+        request, data = received.get()
+        path = request["path"]
         try:
             if request["folder"] != working_folder():
                 os.chdir(request["folder"])
         except OSError as error:
-            if not os.path.isabs(request["path"]):  # in this folder another file may have that name
+            if path is not None and not os.path.isabs(path):  # in this folder another file may have that name
                 send(answers, {"done": True, "error": f"the working folder cannot be entered: {error.strerror}"})
                 continue
-        answer, pixels = decode(request, ask, _allow)
+        answer, pixels = decode(request, data, ask, _allow)
         send(answers, {"done": True, **answer}, pixels)
 
 
-def _listen(requests: BinaryIO, received: "queue.SimpleQueue[dict[str, Any]]") -> None:
+def _listen(requests: BinaryIO, received: "queue.SimpleQueue[tuple[dict[str, Any], bytes]]") -> None:
     """On a thread, so that the end of the other process is noticed in the middle of work."""
     with suppress(EOFError, ValueError, OSError):
         while True:
-            received.put(receive(requests)[0])
+            received.put(receive(requests))
     os._exit(0)
 
 

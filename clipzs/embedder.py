@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -154,15 +154,31 @@ class Embedder:
         """Embeddings of images, a batch at a time, in order.
 
         Args:
-            images: paths, findings, PIL images or arrays, as `Classifier.classify` takes them.
+            images: paths, findings, files in memory, PIL images or arrays, as `Classifier.classify` takes them.
             live: hand over what is there instead of filling batches.
             before: called when a batch is about to go into the model, whose images are expected by then.
 
         Raises:
             ModelError: the model gives numbers that are not finite.
         """
+        try:
+            with closing(self._pipeline(before)(images, live=live)) as batches:
+                yield from batches
+        finally:
+            self._prune()
+
+    @contextmanager
+    def pipeline(self, before: Callable[[], object] = lambda: None) -> Generator[Pipeline, None, None]:
+        """What embeds single images as they come; `before` as of `batches`, whose errors it has."""
+        try:
+            with self._pipeline(before) as pipeline:
+                yield pipeline
+        finally:
+            self._prune()
+
+    def _pipeline(self, before: Callable[[], object]) -> Pipeline:
         options = self.options
-        pipeline = Pipeline(
+        return Pipeline(
             partial(self._encode, before),
             self.model.preprocess,
             self._image_cache(),
@@ -171,11 +187,6 @@ class Embedder:
             exact=options.exact_decode,
             timeout=options.image_timeout,
         )
-        try:
-            with closing(pipeline(images, live=live)) as batches:
-                yield from batches
-        finally:
-            self._prune()
 
     def finite(self, numbers: Array) -> Array:
         """The numbers themselves.

@@ -11,7 +11,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
@@ -47,6 +47,19 @@ _LEAST_JPEG, _LEAST_JPEG_2000, _LEAST_AVERAGED = 2, 4, 3
 _DECODER_BYTES = {"AVIF": 6, "HEIF": 8, "JPEG2000": 16, "WEBP": 12}  # a pixel, beside Pillow's own
 PIPE_BYTES = defaults.DECODING_BYTES  # what is so large is no photo, and may have no end
 NO_MEMORY = "not enough memory to decode it"
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """An image file that is in memory: of an upload, or from an archive.
+
+    Attributes:
+        name: how results name it.
+        data: the bytes of the file.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
 
 
 class Memory(Protocol):

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from clipzs import budget, filehashes, pipeline, stream
 from clipzs.budget import Budget
 from clipzs.imagecache import ImageCache
+from clipzs.images import Blob
 from clipzs.paths import Found
 from clipzs.pipeline import Batch, Pipeline
 from clipzs.preprocess import Preprocess
@@ -240,9 +242,9 @@ def test_files_are_decoded_while_the_model_works(pictures):
     decoded, ahead = [], []
 
     class Watched(Pipeline):
-        def _read(self, path):
-            prepared = super()._read(path)
-            decoded.append(path)
+        def prepare(self, image, name):
+            prepared = super().prepare(image, name)
+            decoded.append(image)
             return prepared
 
     class Slow(Colours):
@@ -263,9 +265,9 @@ def test_no_more_pixels_wait_for_the_model_than_their_bytes_allow(pictures, monk
     working, go_on, read = threading.Event(), threading.Event(), []
 
     class Watched(Pipeline):
-        def _read(self, path):
-            prepared = super()._read(path)
-            read.append(path)
+        def prepare(self, image, name):
+            prepared = super().prepare(image, name)
+            read.append(image)
             return prepared
 
     class Stuck(Colours):
@@ -301,12 +303,12 @@ def test_images_in_memory_are_taken_no_further_than_their_bytes_allow(monkeypatc
         def __call__(self, pixels: np.ndarray) -> np.ndarray:
             return super().__call__(pixels)
 
-    def wait(self, numbered):
+    def wait(self, image, name):
         alive.acquire(timeout=5)
-        return prepared(self, numbered)
+        return prepare(self, image, name)
 
-    prepared = Pipeline._prepared
-    monkeypatch.setattr(Pipeline, "_prepared", wait)
+    prepare = Pipeline.prepare
+    monkeypatch.setattr(Pipeline, "prepare", wait)
     running = embedder(Slow(), size=1)(source())
     thread = threading.Thread(target=lambda: most.append(len(collected(running))), daemon=True)
     thread.start()
@@ -369,3 +371,36 @@ def test_large_files_are_held_one_after_the_other(tmp_path, monkeypatch):
     )
     assert [name for name, found in collected(cached(paths)) if not isinstance(found, str)] == [*map(str, paths)]
     assert (len(most), max(most), held) == (10, 1, [])
+
+
+def test_a_file_in_memory_is_decoded_like_one_on_disk_and_known_by_what_is_in_it(pictures, tmp_path):
+    model = Colours()
+    blobs = [Blob(f"part.tar/{path.name}", path.read_bytes()) for path in pictures]
+    names = [blob.name for blob in blobs]
+    on_disk = collected(embedder(model, cache_in(tmp_path))(pictures))
+    assert sum(model.passes) == len(pictures)
+    assert collected(embedder(model, cache_in(tmp_path))(blobs)) == [
+        (name, vector) for name, (_, vector) in zip(names, on_disk, strict=True)
+    ]
+    assert sum(model.passes) == len(pictures)  # none anew
+    without = embedder(model)
+    with_errors = [blobs[1], Blob("empty.png", b""), Blob("torn.png", blobs[0].data[:40]), Blob("a.txt", b"no picture")]
+    (first, vector), *rest = collected(without(with_errors))
+    assert (first, vector) == (names[1], on_disk[1][1])
+    assert [name for name, _ in rest] == ["empty.png", "torn.png", "a.txt"]
+    assert rest[0][1] == "the file is empty"
+    assert rest[2][1] == "a text file, not an image"
+
+
+def test_single_images_can_be_prepared_on_many_threads_and_embedded_together(pictures, tmp_path):
+    model = Colours()
+    cache = cache_in(tmp_path)
+    with embedder(model, cache, size=64) as pipeline, ThreadPoolExecutor(8) as threads:
+        blobs = [Blob(path.name, path.read_bytes()) for path in pictures]
+        prepared = [*threads.map(lambda blob: pipeline.prepare(blob, ""), blobs)]
+        batch = pipeline.embed(prepared)
+    assert model.passes == [len(pictures)]
+    assert batch.vectors.tolist() == [vector for _, vector in expected(pictures)]
+    assert [*batch.names] == [path.name for path in pictures]
+    assert collected(embedder(model, cache_in(tmp_path))(pictures)) == expected(pictures)  # they were kept
+    assert model.passes == [len(pictures)]
