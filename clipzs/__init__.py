@@ -4,16 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "ClipzsError", "Label", "Options", "Result", "Score", "__version__"]
+__all__ = ["Blob", "Classifier", "ClipzsError", "Label", "Options", "Result", "Score", "__version__"]
 
 if TYPE_CHECKING:
     from clipzs.classifier import Classifier
     from clipzs.errors import ClipzsError
+    from clipzs.images import Blob
     from clipzs.labels import Label
     from clipzs.options import Options
     from clipzs.results import Result, Score
 
 _HOME = {
+    "Blob": "clipzs.images",
     "Classifier": "clipzs.classifier",
     "ClipzsError": "clipzs.errors",
     "Label": "clipzs.labels",

@@ -18,14 +18,14 @@ from clipzs import defaults, labelchecks, labelfiles, labels, prompts, templates
 from clipzs.answers import BEST, RollUp, Rules
 from clipzs.configuration import ROLL_UP, Configuration
 from clipzs.embedder import Embedder
-from clipzs.encoder import Progress
-from clipzs.engine import Engine
+from clipzs.encoder import Computes, Progress
 from clipzs.errors import UsageProblem
 from clipzs.images import Blob
 from clipzs.modelspec import ModelSpec
 from clipzs.options import Options, checked, from_settings
 from clipzs.paths import Found
 from clipzs.pipeline import Batch, ImageLike
+from clipzs.remote import embedder_for
 from clipzs.results import Result, Score
 from clipzs.score import Array, ranked, sum_groups
 from clipzs.scorers import Scorer, ZeroShot
@@ -99,7 +99,7 @@ class Classifier:
             _check_tree(self.labels)
         if self.abstains:
             _check_unknown_label(self.labels, self.options.unknown_label)
-        self.embedder = embedder or Embedder(self.options, progress=progress, compiling=compiling)
+        self.embedder = embedder or embedder_for(self.options, progress=progress, compiling=compiling)
         chosen = templates.chosen(
             self.options.templates, self.options.template, self.options.context, self.options.prompts_dir
         )
@@ -113,8 +113,8 @@ class Classifier:
         return self.embedder.model
 
     @property
-    def encoder(self) -> Engine:
-        """The model itself; errors as of `Embedder.encoder`."""
+    def encoder(self) -> Computes:
+        """How the model computes; errors as of `Embedder.encoder`."""
         return self.embedder.encoder
 
     @property

@@ -17,6 +17,7 @@ from clipzs.sizes import in_words
 
 State = Literal["ok", "warning", "error"]
 _MULTILINGUAL = "pip install 'clipzs[multilingual]'"
+_SERVE = "pip install 'clipzs[serve]'"
 # Of all that processors can do, what neural networks gain from; as Linux writes it.
 _FEATURES = (
     "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16",
@@ -51,6 +52,10 @@ PACKAGES = (
     Package("tokenizers", "tokenizers", _MULTILINGUAL, "ok", "needed by multilingual models only"),
     Package("scikit-learn", "sklearn", "pip install 'clipzs[fit]'", "ok", "needed for `fit --method linear` only"),
     Package("matplotlib", "matplotlib", "pip install 'clipzs[plots]'", "ok", "needed for `--plot` only"),
+    Package("fastapi", "fastapi", _SERVE, "ok", "needed for `clipzs serve` only"),
+    Package("uvicorn", "uvicorn", _SERVE, "ok", "needed for `clipzs serve` only"),
+    Package("python-multipart", "python_multipart", _SERVE, "ok", "needed for `clipzs serve` only"),
+    Package("prometheus-client", "prometheus_client", _SERVE, "ok", "needed for `clipzs serve` only"),
     Package("pillow-heif", "pillow_heif", "pip install 'clipzs[heic]'", "ok", "needed for HEIC only"),
 )
 

@@ -14,7 +14,7 @@ import numpy as np
 from clipzs import cachefolder, defaults, sizes
 from clipzs.devices import chosen_precision, device_and_reason
 from clipzs.embed import label_embeddings
-from clipzs.encoder import Progress
+from clipzs.encoder import Computes, Progress
 from clipzs.engine import Engine
 from clipzs.errors import ModelError, UsageProblem
 from clipzs.filehashes import FileHashes
@@ -79,14 +79,19 @@ class Embedder:
             spec = in_language(spec, options.language)
         return replace(spec, sha256=FileHashes(self.cache_dir).sha256)
 
-    @cached_property
-    def encoder(self) -> Engine:
-        """The model itself; its towers are loaded as they are needed.
+    @property
+    def encoder(self) -> Computes:
+        """How the model computes.
 
         Raises:
             DeviceError: a device or precision this machine lacks.
             UsageProblem: an option that is for other devices.
         """
+        return self._engine
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """The model itself; its towers are loaded as they are needed. Errors as of `encoder`."""
         options = self.options
         device, reason = device_and_reason(options.device)
         log.debug("device %s: %s", device, reason)
@@ -112,7 +117,7 @@ class Embedder:
 
         Does nothing before the first image was embedded, on a GPU, or where the model cannot be compiled.
         """
-        self.encoder.compile()
+        self._engine.compile()
         self._prune()
 
     def labels(self, prompts: Sequence[Sequence[str]], weights: Sequence[Sequence[float]] = ()) -> list[LabelEmbedding]:
@@ -139,7 +144,7 @@ class Embedder:
         """As `labels`, and how many prompts had to be encoded."""
         store = LabelStore(self.cache_dir, self.model.name, self.model.digest)
         embedded, encoded = label_embeddings(
-            prompts, self.encoder, store, digest=self.model.digest, weights=weights, progress=self._progress
+            prompts, self._engine, store, digest=self.model.digest, weights=weights, progress=self._progress
         )
         self.finite(np.stack([one.vector for one in embedded]))
         return embedded, encoded
@@ -202,9 +207,9 @@ class Embedder:
 
     def _encode(self, before: Callable[[], object], pixels: "Pixels") -> Array:
         """uint8 [b, height, width, 3] → float32 [b, d]."""
-        self.encoder.expect_images()
+        self._engine.expect_images()
         before()
-        return self.finite(self.encoder.encode_images(pixels))
+        return self.finite(self._engine.encode_images(pixels))
 
     def _image_cache(self) -> ImageCache | None:
         if self.cache_dir is None or not self.options.image_cache:

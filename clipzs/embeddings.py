@@ -21,6 +21,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from clipzs import columns
 from clipzs.errors import ClipzsError, EmbeddingsError, UsageProblem
 from clipzs.output import problem, replacing
 from clipzs.resolve import of_anyone
@@ -65,7 +66,7 @@ class Embeddings:
     """A file of embeddings.
 
     Attributes:
-        path: of the file.
+        path: of the file, or of a folder of parts.
         ids: of the n rows: the paths of images as they were given or found, or texts.
         vectors: float32 [n, d], rows of length 1.
         facts: what made them.
@@ -75,6 +76,11 @@ class Embeddings:
     ids: Sequence[str]
     vectors: Array
     facts: Facts
+
+    @property
+    def made_at(self) -> float:
+        """When it was written, in seconds; of a folder, when that began."""
+        return (self.path / "job.json" if self.path.is_dir() else self.path).stat().st_mtime
 
     @property
     def model_to_load(self) -> str:
@@ -162,15 +168,16 @@ def check(path: Path) -> None:
 
 
 def read(path: Path) -> Embeddings:
-    """A file of embeddings, checked.
+    """A file of embeddings, or a folder of `clipzs batch --embeddings`, checked.
 
     Raises:
         EmbeddingsError: there is none, or it is damaged, of a newer format, or something else.
         ClipzsError: pyarrow is missing, for Parquet.
     """
-    form = _format(path, EmbeddingsError)
+    parts = (path / "job.json").is_file()
+    form = _Parts() if parts else _format(path, EmbeddingsError)
     try:
-        if not path.is_file():
+        if not parts and not path.is_file():
             raise EmbeddingsError(f"{path}: {'not a file' if path.exists() else 'no such file'}", hint=_MAKE)
         ids, vectors, said = form.read(path)
         found = Embeddings(path, ids, np.asarray(vectors, np.float32), _facts(path, said))
@@ -502,6 +509,27 @@ class _ParquetWriter:
         if self._odd:
             self._writer.add_key_value_metadata({_ODD: json.dumps(self._odd)})
         self._writer.close()
+
+
+class _Parts:
+    """Tables of records with a column of embeddings, in a folder. They are written by `clipzs.columns`."""
+
+    def read(self, path: Path) -> tuple[Sequence[str], Rows, Mapping[str, Any]]:
+        from clipzs.batch import done
+
+        found, said = Collected(), ""
+        for name, file in done.parts(str(path)):
+            facts = columns.metadata(file).get(KEY) if name.endswith(".parquet") else None
+            if facts is None:
+                raise EmbeddingsError(f"{name}: no embeddings in it", hint="clipzs batch --embeddings keeps them")
+            if said not in ("", facts):
+                raise EmbeddingsError(f"{name}: made otherwise than the parts before it")
+            said = facts
+            for ids, vectors in columns.embeddings(file):
+                found.put(ids, vectors)
+        if not said:
+            raise EmbeddingsError(f"{path}: no part is there yet")
+        return found.ids, found.vectors, json.loads(said)
 
 
 _FORMATS: dict[str, _Format] = {".npy": _Npy(), ".safetensors": _Safetensors(), ".parquet": _Parquet()}

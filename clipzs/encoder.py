@@ -64,8 +64,8 @@ def trimmed(ids: NDArray[np.int64], end: TextEnd | None) -> NDArray[np.int64]:
     return np.ascontiguousarray(ids[:, :longest])
 
 
-class Encoder(Protocol):
-    """A model, loaded tower by tower as it is needed."""
+class Computes(Protocol):
+    """How a model computes, wherever it does."""
 
     @property
     def engine(self) -> str:
@@ -86,6 +86,10 @@ class Encoder(Protocol):
     @property
     def logit_bias(self) -> float | None:
         """The learned bias, of models trained with a sigmoid."""
+
+
+class Encoder(Computes, Protocol):
+    """A model, loaded tower by tower as it is needed."""
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Texts → token ids; needs no tower."""

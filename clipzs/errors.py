@@ -8,11 +8,15 @@ ClipzsError                 exit 1, something failed
 │   ├── TruthError          labelled images, or a file that says what is right
 │   ├── RecordsError        results of an earlier run that are read again
 │   ├── EmbeddingsError     a file of embeddings
+│   ├── ServerProblem       a server that refuses, or is none of clipzs'
+│   │   └── NoAnswer        a server that does not answer
 │   ├── UnknownModel        a model name or tag that does not exist
 │   └── DeviceError         a device or precision this machine lacks
 ├── ModelError              weights that cannot be read or do not fit
 │   └── ModelUnavailable    weights neither on this machine nor downloadable
+├── ListenProblem           an address that a server cannot have
 ├── ImageError              one image; becomes that image's error record
+├── SourceError             an archive or table of images that cannot be reached; the others of a job can
 └── OutputError             a result that cannot be written
 """
 
@@ -67,6 +71,14 @@ class HeadError(UsageProblem):
     """A file of a fitted classifier that cannot be read, or was made for another model."""
 
 
+class ServerProblem(UsageProblem):
+    """A server that is none of clipzs', refuses, or has another model."""
+
+
+class NoAnswer(ServerProblem):
+    """A server that nobody can reach, or that has stopped answering."""
+
+
 class UnknownModel(UsageProblem):
     """A model name or pretrained tag that open_clip does not have."""
 
@@ -87,8 +99,16 @@ class ModelUnavailable(ModelError):
         self.why = why
 
 
+class ListenProblem(ClipzsError):
+    """An address that a server cannot have: taken, or none of this machine."""
+
+
 class ImageError(ClipzsError):
     """One image that cannot be read; the message is the image's error record."""
+
+
+class SourceError(ClipzsError):
+    """An archive or table of images that cannot be reached now; trying again may help."""
 
 
 class OutputError(ClipzsError):

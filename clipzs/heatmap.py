@@ -5,6 +5,7 @@ Convolutional towers: HiResCAM (arXiv:2011.08891), which is Grad-CAM (arXiv:1610
 place in place of their mean; the two are the same at the last layer of a tower that ends in an average.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 LEGRAD, HIRESCAM = "LeGrad, arXiv:2404.03214", "HiResCAM, arXiv:2011.08891"
+_REPLACING = threading.Lock()
 LEAST_CELLS = 6  # along the shorter side of a feature map that is shown; the last one of a small tower may have 3
 
 
@@ -173,10 +175,11 @@ def _attention() -> "Iterator[list[torch.Tensor]]":
 
     torch computes attention in one step that shows no weights, so this takes the place of that step. All towers call
     it by the name that is replaced here; torch's own way to override functions does not reach into MultiheadAttention.
+    Other threads go on with the step as it is; one at a time is in the block.
     """
     import torch
 
-    functional, seen = torch.nn.functional, []
+    functional, seen, here = torch.nn.functional, [], threading.get_ident()
 
     def explicit(
         query: torch.Tensor,
@@ -186,20 +189,23 @@ def _attention() -> "Iterator[list[torch.Tensor]]":
         dropout_p: float = 0.0,
         is_causal: bool = False,
         scale: float | None = None,
-        **_: Any,
+        **more: Any,
     ) -> torch.Tensor:
+        if threading.get_ident() != here:
+            return fused(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
         logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
         if attn_mask is not None:
             logits = logits.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
         seen.append(logits.softmax(dim=-1))
         return seen[-1] @ value
 
-    fused = functional.scaled_dot_product_attention
-    functional.scaled_dot_product_attention = explicit  # type: ignore[assignment]
-    try:
-        yield seen
-    finally:
-        functional.scaled_dot_product_attention = fused
+    with _REPLACING:
+        fused = functional.scaled_dot_product_attention
+        functional.scaled_dot_product_attention = explicit  # type: ignore[assignment]
+        try:
+            yield seen
+        finally:
+            functional.scaled_dot_product_attention = fused
 
 
 # Convolutional towers

@@ -10,6 +10,8 @@ from clipzs import defaults, sizes
 from clipzs.errors import UsageProblem
 from clipzs.score import ScoreKind
 
+ADDRESSES = ("http://", "https://", "unix:")  # how those of servers begin
+AUTO = "auto"  # a server that is looked for
 ENGINES = ("auto", "torch", "openvino")
 SCORE_KINDS: tuple[ScoreKind, ...] = ("softmax", "sigmoid", "cosine")
 
@@ -38,6 +40,8 @@ class Options:
         roll_up: where no label has this probability, from 0.5 to 1, the finest group that has it is the answer.
         multi: give each label a probability of its own; all that reach `threshold` are answers.
         threshold: with `multi`, the probability that makes a label an answer; None is 0.5. Labels' own go before it.
+        server: address of a running `clipzs serve` that shall compute, or "auto" for one of this user that has the
+            model; None is this process.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
         engine: "auto", "torch" or "openvino".
@@ -74,6 +78,7 @@ class Options:
     roll_up: float | None = None
     multi: bool = False
     threshold: float | None = None
+    server: str | None = None
     device: str = "auto"
     precision: str = "auto"
     engine: str = "auto"
@@ -105,6 +110,11 @@ def from_settings(settings: dict[str, Any]) -> Options:
     )
 
 
+def names_a_model(options: Options) -> bool:
+    """Whether it is not left open which model there shall be."""
+    return options.model is not None or options.model_config is not None
+
+
 def _listed(given: "str | PathLike[str] | Iterable[str | PathLike[str]]") -> list[str]:
     return [fspath(one) for one in ([given] if isinstance(given, (str, PathLike)) else given)]
 
@@ -119,6 +129,11 @@ def checked(options: Options) -> Options:
         raise UsageProblem(f"unknown score {options.score!r}", hint=f"--score takes {', '.join(SCORE_KINDS)}")
     if options.engine not in ENGINES:
         raise UsageProblem(f"unknown engine {options.engine!r}", hint=f"--engine takes {', '.join(ENGINES)}")
+    if options.server not in (None, AUTO) and not str(options.server).startswith(ADDRESSES):
+        raise UsageProblem(
+            f"--server {options.server}: not the address of a server",
+            hint="write http://HOST:PORT, https://HOST or unix:PATH; or auto",
+        )
     if options.by_group and options.score != "softmax":
         raise UsageProblem("--by-group adds up probabilities", hint="leave --score at softmax")
     _check_answers(options)

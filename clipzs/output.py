@@ -171,7 +171,7 @@ class Growing(io.FileIO):
         try:
             status = os.fstat(self.fileno())
             self._ordinary = stat.S_ISREG(status.st_mode)
-            if self._ordinary and not (_locked(self.fileno()) and os.path.samestat(status, path.stat())):
+            if self._ordinary and not (locked(self.fileno()) and os.path.samestat(status, path.stat())):
                 raise OutputError(f"{path}: another clipzs is writing it", hint="wait for it, or name another file")
         except BaseException:
             self.close()
@@ -204,7 +204,7 @@ class Growing(io.FileIO):
             os.fsync(self.fileno())
 
 
-def _locked(descriptor: int) -> bool:
+def locked(descriptor: int) -> bool:
     """Take the file for this process, until it is closed; False if another has it. Windows has no such lock."""
     try:
         import fcntl
@@ -314,8 +314,13 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """What is written in the block takes the place of a file in one step at its end; a failure changes nothing."""
+def replacing(path: Path, *, first: bool = False) -> Iterator[BinaryIO]:
+    """What is written in the block takes the place of a file in one step at its end; a failure changes nothing.
+
+    Args:
+        path: of the file.
+        first: a file that is there by then stays, and what was written goes.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
     try:
@@ -324,11 +329,28 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())  # or a power failure may leave the new name with nothing behind it
         temporary.chmod(_mode(path))
-        temporary.replace(path)
+        if not (first and _named(temporary, path)):
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _named(temporary: Path, path: Path) -> bool:
+    """Give a file its name unless another has it; False where the system cannot do that in one step, and none has it.
+
+    The temporary name is gone in both of the other cases.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        if not path.exists():
+            return False
+    temporary.unlink()
+    return True
 
 
 def sync_folder(folder: Path) -> None:

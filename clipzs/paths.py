@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -154,8 +154,11 @@ class Selection:
     def _excluded(self, entry: os.DirEntry[bytes]) -> bool:
         if not self._globs:
             return False
-        name, path = os.fsdecode(entry.name), f"/{Path(os.fsdecode(entry.path)).as_posix()}"
-        return any(fnmatchcase(name, glob) or fnmatchcase(path, f"*/{glob}") for glob in self._globs)
+        return self.excludes(os.fsdecode(entry.name), Path(os.fsdecode(entry.path)).as_posix())
+
+    def excludes(self, name: str, path: str) -> bool:
+        """Whether an entry of a folder, of that name and path with slashes, is to be left out."""
+        return any(fnmatchcase(name, glob) or fnmatchcase(f"/{path}", f"*/{glob}") for glob in self._globs)
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool | None:
@@ -180,23 +183,32 @@ def _entries(list_path: str, separator: bytes) -> Iterator[bytes]:
             f"{list_path}: cannot be read: {error.strerror}", hint="--files-from takes a file"
         ) from error
     try:
-        rest, first = b"", True
-        while True:
-            try:
-                block = os.read(descriptor, 1 << 16)
-            except OSError as error:
-                raise UsageProblem(f"{list_path}: cannot be read: {error.strerror}") from error
-            if first:
-                block, first = block.removeprefix(b"\xef\xbb\xbf"), False
-            if not block:
-                break
-            *whole, rest = (rest + block).split(separator)
-            yield from filter(None, (_clean(entry, separator) for entry in whole))
-        if _clean(rest, separator):
-            yield _clean(rest, separator)
+        yield from entries(lambda size: os.read(descriptor, size), separator)
+    except OSError as error:
+        raise UsageProblem(f"{list_path}: cannot be read: {error.strerror}") from error
     finally:
         if descriptor != 0:
             os.close(descriptor)
+
+
+def entries(read: Callable[[int], bytes], separator: bytes) -> Iterator[bytes]:
+    """Non-empty entries of a list, each as soon as its separator has arrived.
+
+    Args:
+        read: gives some bytes, at most so many; none at the end.
+        separator: a newline or a NUL byte.
+    """
+    rest, first = b"", True
+    while True:
+        block = read(1 << 16)
+        if first:
+            block, first = block.removeprefix(b"\xef\xbb\xbf"), False
+        if not block:
+            break
+        *whole, rest = (rest + block).split(separator)
+        yield from filter(None, (_clean(entry, separator) for entry in whole))
+    if _clean(rest, separator):
+        yield _clean(rest, separator)
 
 
 def _clean(entry: bytes, separator: bytes) -> bytes:
@@ -205,6 +217,7 @@ def _clean(entry: bytes, separator: bytes) -> bytes:
 
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
@@ -214,6 +227,11 @@ def printable(text: str) -> str:
     'a\\\\x1b[31m\\\\n'
     """
     return _UNSAFE.sub(_escape, text)
+
+
+def encodable(text: str) -> str:
+    """The text with what UTF-8 cannot hold as escapes: bytes of file names that are not UTF-8 as \\xff."""
+    return _SURROGATES.sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Results that were written earlier, read back: records of `classify` and `eval`, and the corrections of a report."""
+"""Results that were written earlier, read back: of `classify`, `eval` and `batch`, and the corrections of a report."""
 
 import csv
 import io
@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from clipzs import columns
 from clipzs.errors import RecordsError
 from clipzs.formulas import original
 from clipzs.results import Result, Score
@@ -26,23 +27,48 @@ def read(file: str | Path, *, root: Path | None = None) -> Iterator[Result]:
     """One result after the other, in the order of the file; a record that an interrupted run left torn is left out.
 
     Args:
-        file: JSON Lines, one JSON document of `--format json`, or .csv and .tsv with a header that has `path` and
-            `label`, one row an image; "-" is standard input. What a record lacks is as if it were not known.
+        file: JSON Lines, one JSON document of `--format json`, or .csv, .tsv and .parquet with columns `path` and
+            `label`, one row an image; a folder that `clipzs batch` wrote, whose parts are read one after the other; "-"
+            is standard input. What a record lacks is as if it were not known.
         root: the folder from which relative paths start, if it is not the working folder.
 
     Raises:
-        RecordsError: with file and line: unreadable, malformed, or not a record.
+        RecordsError: with file and line: unreadable, malformed, or not a record; or a folder of something else.
+        UsageProblem: pyarrow is not installed, for Parquet.
     """
-    name, suffix = os.fspath(file), Path(file).suffix.lower()
+    name = os.fspath(file)
     try:
         if name == STDIN:
             yield from _placed(_json(sys.stdin.buffer, "standard input"), root)
-            return
-        with open(name, "rb") as opened:
-            found = _cells(opened, name, suffix) if suffix in (".csv", ".tsv") else _json(opened, name)
-            yield from _placed(found, root)
+        elif "://" in name or os.path.isdir(name):
+            yield from _placed(_parts(name), root)
+        else:
+            with open(name, "rb") as opened:
+                yield from _placed(_records(opened, name), root)
     except OSError as error:
-        raise RecordsError(f"{name}: cannot be read: {error.strerror}") from error
+        raise RecordsError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def _records(file: BinaryIO, name: str) -> Iterator[Result]:
+    suffix = Path(name).suffix.lower()
+    if suffix == ".parquet":
+        return _rows(file, name)
+    return _cells(file, name, suffix) if suffix in (".csv", ".tsv") else _json(file, name)
+
+
+def _parts(place: str) -> Iterator[Result]:
+    from clipzs.batch import done
+
+    for name, file in done.parts(place):
+        yield from _records(file, name)
+
+
+def _rows(file: BinaryIO, name: str) -> Iterator[Result]:
+    try:
+        for number, record in enumerate(columns.rows(file), 1):
+            yield _result(record, name, number)
+    except ValueError as error:
+        raise RecordsError(f"{name}: not a Parquet table, or damaged: {error}", hint=_HINT) from error
 
 
 def _placed(results: Iterator[Result], root: Path | None) -> Iterator[Result]:

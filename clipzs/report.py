@@ -1,6 +1,5 @@
 """The report: results in compact columns, written as one page of HTML that a browser opens from disk."""
 
-import base64
 import hashlib
 import html
 import math
@@ -9,11 +8,10 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from clipzs import __version__
+from clipzs import __version__, pages
 from clipzs.defaults import DECIMALS
 from clipzs.output import check_writable, save
 from clipzs.results import Result
@@ -184,32 +182,15 @@ def page(data: Mapping[str, Any]) -> bytes:
     Args:
         data: of the report, as its script reads it; any text in it is shown as text.
     """
-    parts = files("clipzs") / "page"
-    style, script, frame = (
-        (parts / f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js", "html")
-    )
-    policy = (
-        f"default-src 'none'; style-src {_sha256(style)}; script-src {_sha256(script)}; "
-        "img-src data: file: 'self'; base-uri 'none'; form-action 'none'"
-    )
     title = data["title"].encode("utf-8", "replace").decode()
-    filled = {
-        "{{policy}}": policy,
-        "{{title}}": html.escape(f"{title} · clipzs report" if title else "clipzs report"),
-        "{{style}}": style,
-        "{{data}}": json_text(data).translate(_IN_SCRIPT),
-        "{{script}}": script,
-    }
-    pieces = []
-    for mark, text in filled.items():  # they come in this order; what is put in is not looked through again
-        before, frame = frame.split(mark)
-        pieces += [before, text]
-    return "".join([*pieces, frame]).encode()
-
-
-def _sha256(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
+    return pages.filled(
+        "report",
+        {
+            "policy": pages.policy("report", images="data: file: 'self'"),
+            "title": html.escape(f"{title} · clipzs report" if title else "clipzs report"),
+            "data": json_text(data).translate(_IN_SCRIPT),
+        },
+    )
 
 
 def _absolute(path: str, folder: str) -> str:

@@ -218,20 +218,27 @@ class Run(Passage):
     def _details(self) -> dict[str, Any]:
         classifier = self.classifier
         return {
-            "weights": {"source": classifier.model.source, "sha256": classifier.model.fingerprint},
-            "preprocess": vars(classifier.model.preprocess),
-            "labels": [
-                {"label": label.name, "group": written(label.groups), "prompts": list(prompts)}
-                for label, prompts in zip(classifier.labels, classifier.prompts, strict=True)
-            ],
-            "head": classifier.head.as_json() if classifier.head else None,
-            "settings": {option: words for option, _, words in classifier.configuration.settings},
+            **made_with(classifier),
             "done_before": self.earlier.skipped if self.earlier else 0,
             "prompts_encoded": classifier.prompts_encoded,
             "logit_scale": classifier.logit_scale if self.images > self.errors else None,
             "versions": {"python": platform.python_version(), **_versions()},
             "platform": platform.platform(),
         }
+
+
+def made_with(classifier: Classifier) -> dict[str, Any]:
+    """The model and the words that determine the numbers, as JSON, for people; loads no weights."""
+    return {
+        "weights": {"source": classifier.model.source, "sha256": classifier.model.fingerprint},
+        "preprocess": vars(classifier.model.preprocess),
+        "labels": [
+            {"label": label.name, "group": written(label.groups), "prompts": list(prompts)}
+            for label, prompts in zip(classifier.labels, classifier.prompts, strict=True)
+        ],
+        "head": classifier.head.as_json() if classifier.head else None,
+        "settings": {option: words for option, _, words in classifier.configuration.settings},
+    }
 
 
 def _versions() -> dict[str, str]:

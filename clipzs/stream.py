@@ -25,6 +25,7 @@ def batches(
     live: bool = False,
     known: Callable[[Sequence[Item]], Sequence[Done | None]] = lambda items: [None] * len(items),
     weigh: Callable[[Item], int] = lambda item: 0,
+    threads: int = THREADS,
 ) -> Generator[list[Done], None, None]:
     """What becomes of every item, in order, in lists with at most `size` results of work.
 
@@ -38,9 +39,10 @@ def batches(
         live: hand over what is there instead of waiting for a full list.
         known: results that cost no work, None for the other items. A list may hold `KNOWN_AT_ONCE` of them.
         weigh: bytes of memory that an item takes until it is worked on.
+        threads: how many work.
     """
     source = _Source(items, weigh)
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="clipzs-decode")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="clipzs-decode")
     try:
         line = _Line(source, pool, work, known, size=size, window=window or 2 * size)
         while line.fill(live=live):
@@ -99,7 +101,7 @@ class _Source(Generic[Item]):
             self._changed.wait_for(self._enough, LINGER_S if timeout is None else timeout)
             if timeout is None:
                 self._least = 1
-                self._changed.wait_for(self._enough)
+                self._changed.wait_for(lambda: self._read or self._ended)
             some = [self._read.popleft() for _ in range(min(most, len(self._read)))]
             self._changed.notify_all()
         return some

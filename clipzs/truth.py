@@ -81,8 +81,12 @@ def from_folder(folder: Path, *, exclude: Sequence[str] = ()) -> Truth:
     )
 
 
-def from_file(file: Path) -> Truth:
+def from_file(file: Path, *, there: bool = True) -> Truth:
     """A .csv, .tsv or .jsonl file with `path` and `label`; relative paths start from the file's folder.
+
+    Args:
+        file: is read whole.
+        there: see that the images exist.
 
     Raises:
         TruthError: with file and line: unreadable, malformed, an image with two labels, fewer than two classes, or
@@ -98,10 +102,10 @@ def from_file(file: Path) -> Truth:
         for name, value in (("path", path), ("label", label)):
             if not isinstance(value, str) or not value.strip():
                 raise TruthError(f"{file}:{line}: no {name} in this row", hint=_hint())
-        whole = os.path.join(file.parent, path)
+        whole = path if "://" in path else os.path.join(file.parent, path)
         if labels.setdefault(whole, label.strip()) != label.strip():
             raise TruthError(f"{file}:{line}: {path} has two labels: {labels[whole]!r} and {label.strip()!r}")
-    missing = [path for path in labels if not os.path.exists(path)]
+    missing = [path for path in labels if not os.path.exists(path)] if there else []
     if missing and len(missing) == len(labels):
         raise TruthError(
             f"{file}: none of its {len(labels):,} images exists, e.g. {missing[0]}",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import browsing
 import fakehub
 import pytest
 from typer.testing import CliRunner, Result
@@ -135,6 +136,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     root = tmp_path_factory.getbasetemp() / "models"
     return lambda kind: models.checkpoint(kind, root)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for the tests of pages; they share it."""
+    with browsing.chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -234,6 +234,75 @@ def test_that_a_label_is_among_the_best_five_of_four_says_nothing(measured, phot
     assert measured(photos)["cells"][0]["figures"]["top5"] == {"value": None, "low": None, "high": None}
 
 
+@pytest.fixture
+def results(run, own, tmp_path) -> Path:
+    """What classify says of the photos, and of one that nobody labelled."""
+    shutil.copy(EXAMPLES / "cat.jpg", tmp_path / "other.jpg")
+    labels = ",".join(name.replace("_", " ") for name in CLASSES)
+    run("classify", tmp_path / "other.jpg", own, "--labels", labels, "--model", "tiny", "-o", tmp_path / "r.jsonl")
+    return tmp_path / "r.jsonl"
+
+
+def test_results_that_are_there_are_measured_as_their_images_are(run, measured, own, results, monkeypatch):
+    before = measured(own)
+    found = json.loads(run("eval", own, "--results", results, "--json").stdout)
+    assert found["cells"][0]["confusion"] == before["cells"][0]["confusion"]
+    for name, value in values(before).items():
+        assert values(found)[name] == (value and pytest.approx(value, abs=1e-4))
+    # as a table, by paths that start elsewhere, against a list of what was never unpacked here
+    target = results.with_suffix(".parquet")
+    run("export", results, "--to", "parquet", "-o", target)
+    truth = from_folder(own)
+    rows = [
+        f"{os.path.relpath(path, own.parent)},{truth.classes[answer]}\n"
+        for path, answer in zip(*pairs(truth), strict=True)
+    ]
+    (own.parent / "truth.csv").write_text("".join(["path,label\n", *rows]))
+    shutil.rmtree(own)
+    monkeypatch.chdir(own.parent.parent)
+    done = run("eval", "--truth", own.parent / "truth.csv", "--results", target, "--json")
+    assert json.loads(done.stdout)["cells"] == found["cells"]
+
+
+def test_labelled_images_without_a_result_and_unreadable_ones_are_told(run, own, results):
+    lines = results.read_text().splitlines()
+    broken = json.dumps({"path": str(own / "man" / "0.jpg"), "label": None, "error": "torn", "model": "tiny"})
+    results.write_text("\n".join([*(line for line in lines if "/man/" not in line), broken]))
+    done = run("eval", own, "--results", results, "--json")
+    assert done.exit_code == 3
+    document = json.loads(done.stdout)
+    assert document["images"] == 9
+    assert document["unreadable"] == [{"path": str(own / "man" / "0.jpg"), "truth": "man", "error": "torn"}]
+    missing = f"{own / 'man' / '150.jpg'}, {own / 'man' / '90.jpg'}"
+    assert f"warning: 2 of 12 labelled images have no result: {missing}\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["elsewhere"], "none of the 2 labelled images is among the results, e.g. elsewhere/a/0.jpg"),
+        ([], "the results do not say what is right"),
+        (["own", "--labels", "a,b"], "--results has images with their answers: --labels would change nothing"),
+        (["own", "few.jsonl"], "the results do not hold the probabilities of all labels"),
+        (["own", "--map", "map.csv"], "the images are of classes that are no labels: 'kitty'"),
+    ],
+)
+def test_results_that_cannot_be_measured_are_one_clear_line(run, own, results, monkeypatch, arguments, words):
+    monkeypatch.chdir(own.parent)
+    for label in "ab":
+        Path("elsewhere", label).mkdir(parents=True)
+        shutil.copy(EXAMPLES / "cat.jpg", f"elsewhere/{label}/0.jpg")
+    few = [{**one, "scores": one["scores"][:1]} for one in records(results)]
+    Path("few.jsonl").write_text("\n".join(map(json.dumps, few)))
+    Path("map.csv").write_text("cat,kitty\n")
+    file = "few.jsonl" if "few.jsonl" in arguments else results
+    given = [word for word in arguments if word != "few.jsonl"]
+    done = run("eval", *given, "--results", file)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert words in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

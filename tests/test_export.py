@@ -268,6 +268,7 @@ def test_a_parquet_table_holds_every_record_as_pyarrow_pandas_and_datasets_read_
     assert rows[0] == {
         "path": "a.jpg", "label": "cat", "score": 0.9, "labels": None, "groups": None,
         "scores": [{"label": "cat", "score": 0.9}], "error": None, "model": "m", "config": "", "truth": None,
+        "templates": None,
     }  # fmt: skip
     assert (rows[3]["label"], rows[3]["error"]) == (None, "no such file")
     assert (rows[4]["labels"], rows[4]["truth"]) == (["cat", "dog"], "dog")

@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "defaults": set(),
     "results": {"defaults"},
     "formulas": set(),
-    "records": {"errors", "formulas", "results"},
+    "columns": {"errors", "paths", "results", "score"},
+    "records": {"batch.done", "columns", "errors", "formulas", "results"},
     "score": set(),
     "stream": set(),
     "privatefiles": set(),
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "images": {"budget", "defaults", "errors", "preprocess"},
     "messages": set(),
     "decodeworker": {"defaults", "errors", "images", "messages", "preprocess"},
-    "decoders": {"budget", "decodeworker", "defaults", "errors", "messages", "preprocess"},
+    "decoders": {"budget", "decodeworker", "defaults", "errors", "images", "messages", "preprocess"},
     "paths": {"errors"},
     "truth": {"errors", "formulas", "paths", "textfiles", "yamlfile"},
     "catalogue": {"defaults"},
@@ -101,6 +102,15 @@ MAY_IMPORT = {
         "cachefolder", "defaults", "devices", "embed", "encoder", "engine", "errors", "filehashes", "imagecache",
         "options", "pipeline", "resolve", "score", "sizes", "store",
     },
+    "connection": {"errors"},
+    "servernotes": {"privatefiles"},
+    "served": {
+        "connection", "defaults", "encoder", "errors", "modelspec", "options", "preprocess", "score", "servernotes",
+        "store",
+    },
+    "remote": {
+        "embedder", "encoder", "errors", "modelspec", "options", "resolve", "score", "served", "store",
+    },
     "scorers": {"score"},
     "heads": {"score"},
     "headfile": {"checkpoint", "errors", "heads", "labels", "modelspec", "resolve", "score"},
@@ -108,9 +118,9 @@ MAY_IMPORT = {
     "answers": {"results", "score"},
     "background": {"score"},
     "classifier": {
-        "answers", "background", "configuration", "defaults", "embedder", "encoder", "engine", "errors", "headfile",
-        "labelchecks", "labelfiles", "labels", "modelspec", "options", "paths", "pipeline", "prompts", "results",
-        "score", "scorers", "store", "templates",
+        "answers", "background", "configuration", "defaults", "embedder", "encoder", "errors", "headfile",
+        "images", "labelchecks", "labelfiles", "labels", "modelspec", "options", "paths", "pipeline", "prompts",
+        "remote", "results", "score", "scorers", "store", "templates",
     },
     "metrics": set(),
     "labelled": {"classifier", "errors", "score", "truth"},
@@ -118,7 +128,7 @@ MAY_IMPORT = {
     "fewshot": {
         "classifier", "errors", "evaluation", "fitting", "heads", "labelled", "metrics", "scorers", "truth",
     },
-    "recorded": {"defaults", "evaluation", "metrics", "results"},
+    "recorded": {"defaults", "errors", "evaluation", "metrics", "results", "truth"},
     "figures": {"errors", "evaluation", "fewshot", "output", "paths"},
     "tuning": {"metrics", "score"},
     "tuner": {
@@ -141,17 +151,18 @@ MAY_IMPORT = {
     "output": {"defaults", "errors", "paths", "results", "resume", "table", "writers"},
     "preview": {"defaults", "errors", "stream", "thumbnails"},
     "thumbnails": {"decoders", "defaults", "errors", "output", "preprocess", "stream"},
-    "report": {"defaults", "output", "results", "thumbnails", "writers"},
+    "pages": set(),
+    "report": {"defaults", "output", "pages", "results", "thumbnails", "writers"},
     "run": {"classifier", "errors", "interrupts", "labels", "output", "paths", "results", "resume", "writers"},
-    "embeddings": {"errors", "output", "resolve", "score", "writers"},
+    "embeddings": {"batch.done", "columns", "errors", "output", "resolve", "score", "writers"},
     "gathering": {"embedder", "embeddings", "interrupts", "paths", "results", "run"},
     "searching": {"defaults", "embedder", "embeddings", "errors", "results", "score", "templates"},
     "exports.common": {"defaults", "errors", "paths", "results", "writers"},
     "exports.keywords": {"exports.common", "results"},
     "exports.sidecar": {"exports.keywords"},
-    "exports.parquet": {"errors", "exports.common", "output", "results"},
-    "exports.hf": {"errors", "exports.common", "output", "results", "writers"},
-    "exports.fiftyone": {"exports.common", "output", "results", "writers"},
+    "exports.parquet": {"columns", "errors", "exports.common", "output", "results"},
+    "exports.hf": {"errors", "exports.common", "output", "paths", "results", "writers"},
+    "exports.fiftyone": {"exports.common", "output", "paths", "results", "writers"},
     "exports.labelstudio": {"exports.common", "output", "results", "writers"},
     "exports.cvat": {
         "errors", "exports.common", "exports.labelstudio", "images", "output", "results", "writers",
@@ -162,6 +173,64 @@ MAY_IMPORT = {
         "exports.common", "exports.cvat", "exports.fiftyone", "exports.hf", "exports.iptc", "exports.labelstudio",
         "exports.parquet", "exports.xmp",
     },
+    "batch.parts": {"writers"},
+    "batch.fetching": {"__version__", "errors"},
+    "batch.folder": {"batch.fetching", "errors", "output"},
+    "batch.done": {"batch.folder", "errors"},
+    "batch.tables": {"batch.fetching", "columns", "errors", "images", "paths"},
+    "batch.tars": {"batch.fetching", "errors", "images", "paths"},
+    "batch.lists": {"batch.fetching", "batch.tables", "errors", "formulas", "paths"},
+    "batch.job": {
+        "__version__", "batch.folder", "batch.parts", "classifier", "defaults", "errors", "labels", "options", "run",
+        "writers",
+    },
+    "batch.inputs": {
+        "batch.fetching", "batch.folder", "batch.job", "batch.lists", "batch.parts", "batch.tables", "batch.tars",
+        "errors", "images", "paths", "stream", "writers",
+    },
+    "batch.planning": {"batch.folder", "batch.inputs", "batch.job", "batch.parts", "errors", "writers"},
+    "batch.failures": {"batch.folder", "batch.parts", "writers"},
+    "batch.worker": {
+        "__version__", "batch.failures", "batch.folder", "batch.inputs", "batch.job", "batch.parts", "classifier",
+        "columns", "embeddings", "encoder", "errors", "images", "paths", "pipeline", "results", "score", "writers",
+    },
+    "batch.local": {"batch.failures", "batch.folder", "batch.job", "batch.parts", "batch.worker", "errors", "interrupts"},
+    "batch.summary": {
+        "batch.folder", "batch.job", "batch.parts", "batch.worker", "columns", "errors", "writers",
+    },
+    "batch": set(),
+    "serving.limits": set(),
+    "serving.measures": set(),
+    "serving.refusals": {"errors"},
+    "serving.room": {"serving.limits", "serving.measures", "serving.refusals"},
+    "serving.batching": {"pipeline"},
+    "serving.models": {
+        "classifier", "embedder", "encoder", "images", "labels", "options", "pipeline", "results", "score",
+        "serving.batching", "serving.measures", "store", "stream",
+    },
+    "serving.bodies": {"labels", "serving.limits", "serving.models", "serving.refusals", "serving.room"},
+    "serving.describing": {"serving.bodies"},
+    "serving.service": {
+        "errors", "labels", "options", "serving.bodies", "serving.limits", "serving.measures", "serving.models",
+        "serving.refusals", "serving.room", "templates",
+    },
+    "serving.answering": {
+        "pipeline", "serving.bodies", "serving.models", "serving.refusals", "serving.service", "writers",
+    },
+    "serving.guard": {"serving.refusals", "serving.service"},
+    "serving.hf": {
+        "labels", "serving.answering", "serving.bodies", "serving.describing", "serving.models", "serving.refusals",
+        "serving.service",
+    },
+    "serving.apidoc": set(),
+    "serving.app": {
+        "__version__", "pipeline", "serving.answering", "serving.apidoc", "serving.bodies", "serving.describing",
+        "serving.guard", "serving.heat", "serving.hf", "serving.measures", "serving.models", "serving.page",
+        "serving.refusals", "serving.service", "templates",
+    },
+    "serving.protocol": {"serving.limits"},
+    "serving.serve": {"errors", "privatefiles", "servernotes", "serving.protocol", "serving.service"},
+    "serving": set(),
     "duplicates": {"defaults", "filehashes", "results", "score"},
     "foldernames": set(),
     "placing": {"output"},
@@ -175,7 +244,8 @@ MAY_IMPORT = {
 OWNERS = {
     "bert", "checkpoint", "conversion", "devices", "encoders", "filling", "heatmap", "headfile", "tokenizers", "towers",
 }  # fmt: skip
-PACKAGES = {"exports"}  # folders whose modules have rows of their own; `cli` lies above all rows
+PACKAGES = {"batch", "exports", "serving"}  # folders whose modules have rows of their own; `cli` lies above all rows
+PARENTS = {"clipzs", *(f"clipzs.{name}" for name in PACKAGES)}  # from which modules are imported by name
 MODULES = sorted([*PACKAGE.glob("*.py"), *(path for name in PACKAGES for path in (PACKAGE / name).glob("*.py"))])
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers", "safetensors"}
 
@@ -189,7 +259,8 @@ def imports(path: Path) -> list[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             found += [(alias.name, id(node) in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [f"clipzs.{alias.name}" for alias in node.names] if node.module == "clipzs" else [node.module or ""]
+            module = node.module or ""
+            names = [f"{module}.{alias.name}" for alias in node.names] if module in PARENTS else [module]
             found += [(name, id(node) in top) for name in names]
     return found
 

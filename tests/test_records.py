@@ -2,16 +2,21 @@
 
 import json
 import os
+from io import BytesIO
+from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipzs import records
-from clipzs.errors import RecordsError
+from clipzs import columns, embeddings, records
+from clipzs.columns import RecordTable
+from clipzs.errors import EmbeddingsError, RecordsError
 from clipzs.results import Result, Score
 from clipzs.writers import json_text
 
+NAMES = st.binary(min_size=1).filter(lambda name: b"\0" not in name).map(os.fsdecode)
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1)
 SCORES = st.lists(st.builds(Score, TEXTS, st.floats(0, 1).map(lambda x: float(f"{x:.9f}"))), max_size=4).map(tuple)
 RESULTS = st.builds(
@@ -34,6 +39,14 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, results):
     file = tmp_path_factory.mktemp("records") / "results.jsonl"
     file.write_text("".join(json_text(one.as_json(9)) + "\n" for one in results), "utf-8")
     assert [one.as_json(9) for one in records.read(file)] == [one.as_json(9) for one in results]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(RESULTS | st.builds(Result, path=NAMES, error=TEXTS), min_size=1, max_size=5))
+def test_what_is_written_to_parquet_is_what_is_read_whatever_the_names(tmp_path, results):
+    file = tmp_path / "results.parquet"
+    file.write_bytes(table(results))
+    assert [*records.read(file)] == results
 
 
 @pytest.mark.parametrize("format_", ["jsonl", "json", "csv", "tsv"])
@@ -117,3 +130,92 @@ def test_records_come_through_a_pipe(process, tmp_path):
         capture_output=True,
     )
     assert done.stdout == "['x']\n"
+
+
+# Parquet, and the folders of batches
+
+
+def table(results, vectors=None, **more):
+    """A Parquet file, as bytes."""
+    file = BytesIO()
+    written = RecordTable(lambda: file, **more)
+    written.write(results, vectors)
+    written.close()
+    return file.getvalue()
+
+
+def answered(*numbers):
+    return [Result(f"{number}.jpg", "cat", 0.5, (Score("cat", 0.5), Score("dog", 0.5))) for number in numbers]
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    """A folder as a batch leaves it: two parts of three, one that failed, and what else is there."""
+    folder = tmp_path / "out"
+    (folder / "failed").mkdir(parents=True)
+    (folder / "job.json").write_text("{}")
+    (folder / "plan.jsonl").write_text('{"id": 0}\n{"id": 1}\n{"id": 2}\n')
+    (folder / "part-000002.parquet").write_bytes(table(answered(4)))
+    (folder / "part-000000.parquet").write_bytes(table([*answered(0), Result("1.jpg", error="text"), *answered(2, 3)]))
+    (folder / ".part-000001.parquet.x.part").write_bytes(b"PAR1")
+    (folder / "failed" / "000001.json").write_text("{}")
+    (folder / "summary.json").write_text("{}")
+    return folder
+
+
+def test_the_parts_of_a_batch_are_read_in_order_and_missing_ones_are_told(out, caplog):
+    found = [*records.read(out)]
+    assert [one.path for one in found] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
+    assert found[1].error == "text"
+    assert "1 of 3 parts are missing: 000001; the same `clipzs batch` again" in caplog.text
+    caplog.clear()
+    (out / "part-000001.jsonl").write_text('{"path": "here.jpg", "label": "dog"}\n')
+    assert [one.path for one in records.read(out)][4:] == ["here.jpg", "4.jpg"]
+    assert caplog.text == ""
+
+
+def test_parts_are_read_one_at_a_time(out):
+    """What lies in later ones does not matter, nor take memory, before its turn."""
+    (out / "part-000002.parquet").write_bytes(b"PAR1, but nothing else")
+    found = records.read(out)
+    assert [next(found).path for _ in range(4)] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    with pytest.raises(RecordsError, match=r"out/part-000002\.parquet: not a Parquet table, or damaged: "):
+        next(found)
+
+
+def test_a_folder_of_something_else_is_one_line(run, tmp_path):
+    done = run("filter", "--is", "cat", "--results", tmp_path)
+    assert done.exit_code == 2
+    assert f"{tmp_path}: a folder without job.json" in done.stderr
+
+
+def test_a_table_without_answers_is_refused_by_row(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"path": ["a"], "width": [3]}), tmp_path / "x.parquet")
+    with pytest.raises(RecordsError, match=r"x\.parquet:1: it has neither a label nor an error"):
+        list(records.read(tmp_path / "x.parquet"))
+
+
+def test_scores_in_a_table_are_those_that_are_printed_elsewhere():
+    result = Result("a.jpg", "cat", 0.123456, (Score("cat", 0.123456), Score("dog", 0.00031234)))
+    (row,) = columns.rows(BytesIO(table([result], decimals=4)))
+    assert (row["score"], row["scores"]) == (0.1235, result.as_json(4)["scores"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_embeddings_of_a_batch_are_those_of_the_images_that_could_be_read(out, dtype):
+    vectors = np.eye(4, dtype=np.float32)
+    facts = {embeddings.KEY: '{"model": "m", "digest": "d", "of": "images", "clipzs": "1", "format": 1}'}
+    first = [*answered(0), Result("1.jpg", error="text"), *answered(2)]
+    names = [Result(os.fsdecode(b"caf\xe9.jpg"), "cat"), *answered(4)]
+    (out / "part-000000.parquet").write_bytes(table(first, vectors[:2], embeddings=dtype, metadata=facts))
+    (out / "part-000002.parquet").write_bytes(table(names, vectors[2:], embeddings=dtype, metadata=facts))
+    found = embeddings.read(out)
+    assert found.ids == ["0.jpg", "2.jpg", os.fsdecode(b"caf\xe9.jpg"), "4.jpg"]
+    assert found.vectors.tolist() == vectors.tolist()
+    assert found.facts.model == "m"
+    (out / "part-000002.parquet").write_bytes(table(names))
+    with pytest.raises(EmbeddingsError, match=r"part-000002\.parquet: no embeddings in it"):
+        embeddings.read(out)

@@ -3,12 +3,12 @@
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import downloaded, low_contrast, nameless, press, until
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -16,8 +16,6 @@ from clipzs import labelfiles, records, report, truth
 from clipzs.cli import app
 from clipzs.results import Result, Score
 from clipzs.thumbnails import Thumbnails
-
-playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright to drive a browser")
 
 LABELS = ("cat", "cup", "rocket")
 # Of each image the truth, and the scores of the labels.
@@ -39,20 +37,8 @@ WRONG = ["cat 3.jpg", "cup 3.jpg", "rocket 3.jpg"]
 # The margin between the best two grows in this order.
 UNSURE = ["cup 3.jpg", "rocket 4.jpg", "cat 4.jpg", "rocket 3.jpg", "cat 3.jpg", "cup 4.jpg", "rocket 2.jpg",
           "cat 2.jpg", "cup 1.jpg", "cat 1.jpg", "cup 2.jpg", "rocket 1.jpg", "broken.jpg"]  # fmt: skip
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 
 Visit = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        found = next(filter(None, map(shutil.which, CHROMIUMS)), driver.chromium.executable_path)
-        if not os.path.exists(found):
-            pytest.skip("no Chromium: `playwright install chromium` gets one")
-        browser = driver.chromium.launch(executable_path=found)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -141,30 +127,8 @@ def check(page: Any, facet: str, value: str) -> None:
     box.locator("label.check", has=page.get_by_text(value, exact=True)).locator("input").click()
 
 
-def press(page: Any, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
-
-
 def tile(page: Any, name: str) -> Any:
     return page.locator(".tile", has=page.locator(".name", has_text=name))
-
-
-def downloaded(page: Any, button: str, folder: Path) -> Path:
-    with page.expect_download() as started:
-        page.locator(button).click()
-    target = folder / started.value.suggested_filename
-    started.value.save_as(target)
-    return target
-
-
-def until(page: Any, expression: str) -> None:
-    """Wait for it to be true. Playwright's own way to is evaluated in the page, whose policy forbids that."""
-    for _ in range(200):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"never true: {expression}")
 
 
 # What is shown
@@ -606,41 +570,6 @@ def test_hostile_names_and_labels_stay_text(visit, tmp_path):
 
 # For everyone
 
-CONTRAST = """() => {
-  const parsed = (text) => {
-    const numbers = text.match(/[\\d.]+(e-?\\d+)?/g).map(Number);
-    return text.startsWith("color(srgb") ? [...numbers.slice(0, 3).map((one) => 255 * one), numbers[3] ?? 1] : [...numbers.slice(0, 3), numbers[3] ?? 1];
-  };
-  const light = ([r, g, b]) => [r, g, b].map((one) => one / 255).map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4)).reduce((sum, one, place) => sum + one * [0.2126, 0.7152, 0.0722][place], 0);
-  const low = [];
-  for (const node of document.querySelectorAll("body *")) {
-    const text = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-    if (!text || node.closest("noscript, svg, option, [disabled], .unseen, #toast") || !node.checkVisibility()) continue;
-    let behind = node, ground = null;
-    while (behind && !ground) {
-      const colour = parsed(getComputedStyle(behind).backgroundColor);
-      if (colour[3] === 1) ground = colour;
-      behind = behind.parentElement;
-    }
-    const [a, b] = [light(parsed(getComputedStyle(node).color)), light(ground)].sort((x, y) => y - x);
-    if ((a + 0.05) / (b + 0.05) < 4.5) low.push([node.className || node.tagName, node.textContent.slice(0, 20), (a + 0.05) / (b + 0.05)]);
-  }
-  return low;
-}"""  # noqa: E501
-CONTROLS = {"button", "checkbox", "combobox", "gridcell", "link", "listbox", "option", "radio", "searchbox", "slider",
-            "textbox", "dialog", "grid", "region", "progressbar", "img", "image"}  # fmt: skip
-
-
-def nameless(page: Any) -> list[str]:
-    """Controls that assistive technology could not call by a name."""
-    session = page.context.new_cdp_session(page)
-    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
-    roles = [(node["role"]["value"], node.get("name", {}).get("value")) for node in nodes
-             if not node["ignored"] and node["role"]["value"] in CONTROLS]  # fmt: skip
-    assert roles
-    return [role for role, name in roles if not name]
-
-
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_every_control_has_a_name_and_text_its_contrast(visit, page_file, colours):
     page = visit(page_file, "#sort=file&label=0", color_scheme=colours)
@@ -650,16 +579,16 @@ def test_every_control_has_a_name_and_text_its_contrast(visit, page_file, colour
     for view, key in views.items():
         if key:
             press(page, key)
-        assert (view, nameless(page), page.evaluate(CONTRAST)) == (view, [], [])
+        assert (view, nameless(page), low_contrast(page)) == (view, [], [])
         if key and view != "large view":
             press(page, "Escape")
         if view == "relabelling":
             press(page, "Escape")
     page.locator("#save").click()
-    assert (nameless(page), page.evaluate(CONTRAST)) == ([], [])
+    assert (nameless(page), low_contrast(page)) == ([], [])
     press(page, "Escape")
     page.locator("#to-evaluation").click()
-    assert (nameless(page), page.evaluate(CONTRAST)) == ([], [])
+    assert (nameless(page), low_contrast(page)) == ([], [])
 
 
 def test_colours_follow_the_system_or_the_choice_which_is_kept(visit, page_file):

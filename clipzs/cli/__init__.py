@@ -37,6 +37,7 @@ _LIMITS = {
 # What each command is called in the module of its name.
 _COMMANDS = {
     "classify": "classify",
+    "batch": "batch",
     "caption": "caption",
     "eval": "evaluate",
     "tune": "tune",
@@ -50,6 +51,7 @@ _COMMANDS = {
     "dupes": "dupes",
     "embed": "embed",
     "export": "export",
+    "serve": "serve",
     "labels": "app",
     "prompts": "app",
     "models": "app",

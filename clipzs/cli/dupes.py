@@ -58,11 +58,11 @@ def dupes(
 
         DECODERS.start()
     from clipzs import duplicates
-    from clipzs.embedder import Embedder
     from clipzs.embeddings import Collected
     from clipzs.filehashes import FileHashes
     from clipzs.options import checked
     from clipzs.output import put_out
+    from clipzs.remote import embedder_for
     from clipzs.sizes import in_words
 
     format_, json = o.as_typed(ctx, format_=format_ or "", json=json)
@@ -72,7 +72,7 @@ def dupes(
         raise UsageProblem(f"{file.path} holds embeddings of {file.facts.of}", hint="duplicates are found among images")
     selection = None if file else selected(paths or [], files)
     progress = Progress(enabled=not talk.quiet, until_first=False)
-    embedder = Embedder(checked(options(model, reading)), progress=progress.prompts, compiling=progress.compiling)
+    embedder = embedder_for(checked(options(model, reading)), progress=progress.prompts, compiling=progress.compiling)
     name = file.facts.model if file else embedder.model.name
     if file is not None and (model.model is not None or model.model_config is not None):
         file.check_made_with(embedder.model.name, embedder.model.digest)
@@ -81,7 +81,7 @@ def dupes(
         run = gathered(embedder, selection, found.put, progress)
         code = concluded(run, reasons_shown=False, quiet=talk.quiet)
     index = file or found
-    here = duplicates.files(index.ids, embedded_at=file.path.stat().st_mtime if file else None)
+    here = duplicates.files(index.ids, embedded_at=file.made_at if file else None)
     if file is not None:
         _check(here, file.path, quiet=talk.quiet)
     number = spare = freed = 0

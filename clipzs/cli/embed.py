@@ -68,9 +68,9 @@ def embed(
 
         DECODERS.start()
     from clipzs import embeddings
-    from clipzs.embedder import Embedder
     from clipzs.options import checked
     from clipzs.output import check_apart, check_writable
+    from clipzs.remote import embedder_for
 
     if output is None:
         raise UsageProblem("nothing says where the embeddings are to be written", hint="name a file: -o FILE.npy")
@@ -83,7 +83,7 @@ def embed(
         check_apart(file, [*files.files_from, *([texts] if texts else [])])
         check_writable(file)
     progress = Progress(enabled=not talk.quiet, until_first=False)
-    embedder = Embedder(
+    embedder = embedder_for(
         checked(options(model, reading, prompts)), progress=progress.prompts, compiling=progress.compiling
     )
     made = embeddings.Facts(embedder.model.name, embedder.model.digest, "texts" if of_texts else "images", __version__)

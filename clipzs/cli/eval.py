@@ -24,7 +24,7 @@ from clipzs.cli.groups import (
     settled_head,
 )
 from clipzs.cli.narration import Progress, say, say_unreadable, set_up
-from clipzs.cli.running import abandoned_on_failure, put_off
+from clipzs.cli.running import abandoned_on_failure, check_asks_no_model, put_off
 from clipzs.cli.shots import compared, parsed
 from clipzs.cli.show import print_lines, print_rows
 from clipzs.errors import SIGNALLED, UsageProblem
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from clipzs.truth import Truth
 
 CLASSES_SHOWN = 20
+_EFFECT = "; they are in no figure"
 TITLES = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
@@ -56,6 +57,8 @@ def evaluate(
     ctx: typer.Context,
     truth: TruthGroup,
     *,
+    results: o.Results = None,
+    root: o.Root = None,
     labels: LabelGroup,
     head: o.Head = None,
     prompts: PromptGroup,
@@ -90,11 +93,18 @@ def evaluate(
     """Measure how often the answers are right, on images whose labels are known.
 
     --templates A,B and --model X,Y measure every combination, with one image pass for each model. Labels are the
-    names of the classes unless some are given.
+    names of the classes unless some are given. --results measures answers that are there already.
 
     Exit codes: 0 all measured, 1 failed, 2 wrong usage, 3 some images could not be read (they are in no figure).
     """
     set_up(quiet=talk.quiet, verbose=talk.verbose)
+    if results is not None:
+        check_asks_no_model(ctx, "folder", "truth", "map_", "exclude", "unknown_label", "seed", "json", "plot")
+        earlier = _recorded(
+            results, root, truth, plot, unknown_label, seed, Progress(enabled=not talk.quiet, until_first=False)
+        )
+        _print(earlier, json=json)
+        raise typer.Exit(say_unreadable(earlier.truth.paths, earlier.unreadable, _EFFECT, quiet=talk.quiet))
     from clipzs.decoders import DECODERS
 
     DECODERS.start()
@@ -142,7 +152,7 @@ def evaluate(
     if plot is not None:
         figures.draw(found.cells[0], plot)
     _print(found, json=json)
-    raise typer.Exit(say_unreadable(answers.paths, found.unreadable, "; they are in no figure", quiet=talk.quiet))
+    raise typer.Exit(say_unreadable(answers.paths, found.unreadable, _EFFECT, quiet=talk.quiet))
 
 
 def _page(
@@ -203,12 +213,46 @@ def _measured(
     return found or SIGNALLED + (interrupts.signal or SIGINT)
 
 
+def _recorded(
+    results: str,
+    root: Path | None,
+    truth: TruthGroup,
+    plot: Path | None,
+    unknown: str,
+    seed: int,
+    progress: Progress,
+) -> "Evaluation":
+    """Measure the answers of an earlier run."""
+    from clipzs import figures, recorded, records
+    from clipzs.output import check_apart
+
+    answers = truth.found(there=False) if truth.folder or truth.truth else None
+    if answers is None and truth.map_ is not None:
+        raise UsageProblem("--map names classes of DIR or --truth, and neither is named", hint="leave out --map")
+    if plot is not None:
+        check_apart(plot, [results, *truth.files, *(answers.paths if answers else [])], option="--plot")
+        figures.check(plot)
+    with progress.shown(None, first="reading results"):
+        found = recorded.evaluate(
+            records.read(results), answers, root=root, unknown=unknown, seed=seed, done=progress.advance
+        )
+    if plot is not None:
+        if len(found.cells) > 1:
+            raise _one_cell()
+        figures.draw(found.cells[0], plot)
+    return found
+
+
+def _one_cell() -> UsageProblem:
+    return UsageProblem("--plot draws one model with one choice of templates", hint="name one of each")
+
+
 def _check_files(save: Path | None, plot: Path | None, *, alone: bool) -> None:
     from clipzs import figures
 
     if plot is not None:
         if not alone:
-            raise UsageProblem("--plot draws one model with one choice of templates", hint="name one of each")
+            raise _one_cell()
         figures.check(plot)
     if save is not None and save.suffix.lower() not in (".jsonl", ".ndjson"):
         raise UsageProblem(f"--save {save}: the predictions are JSON Lines", hint="name a file that ends in .jsonl")

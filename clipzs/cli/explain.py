@@ -58,6 +58,7 @@ def explain(
     if map_of is not None and output is None:
         raise UsageProblem("--map-of says which label to draw, and nothing is drawn", hint="name a file: -o map.png")
     if output is not None:
+        _stay_here(ctx, model)
         _check_drawable(output, [picture, *labels.labels_file])
     from clipzs.decoders import DECODERS
 
@@ -88,6 +89,17 @@ def explain(
         _show(found)
     else:
         print_lines("\t".join(row) for row in _rows(found, decimals))
+
+
+def _stay_here(context: typer.Context, model: ModelGroup) -> None:
+    """See that no server is to compute: a heat map looks into the model. The environment asks for one in vain.
+
+    Raises:
+        UsageProblem: the command line asks for one.
+    """
+    if model.server is not None and getattr(context.get_parameter_source("server"), "name", "") == "COMMANDLINE":
+        raise UsageProblem("-o draws with a model in this process: it does not go with --server", hint="leave one out")
+    model.server = None
 
 
 def _check_drawable(path: Path, read: Sequence[str]) -> None:

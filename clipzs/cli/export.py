@@ -20,7 +20,9 @@ FORMAT = "Format"
 
 Records = Annotated[
     str,
-    typer.Argument(metavar="RESULTS", help="JSON Lines of classify or eval, or corrections; - reads standard input."),
+    typer.Argument(
+        metavar="RESULTS", help="What classify, eval or batch has written, or corrections; - reads standard input."
+    ),
 ]
 To = Annotated[
     Literal["parquet", "hf", "labelstudio", "fiftyone", "cvat", "xmp", "iptc"],

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 EmbeddingsFile = Annotated[
     Path | None,
-    o.option("--embeddings", metavar="FILE", help="In place of PATHS: a file that `clipzs embed` wrote.",
-             panel=o.IMAGES),
+    o.option("--embeddings", metavar="FILE", help="In place of PATHS: a file that `clipzs embed` wrote, or the folder "
+             "of `clipzs batch --embeddings`.", panel=o.IMAGES),
 ]  # fmt: skip
 
 

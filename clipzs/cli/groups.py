@@ -57,8 +57,8 @@ class PromptGroup:
 
 
 @dataclass(kw_only=True)
-class ModelGroup:
-    """What sees and reads, where, and what is kept of it."""
+class OwnModelGroup:
+    """What sees and reads in this process, and what is kept of it."""
 
     model: o.Model = None
     pretrained: o.Pretrained = None
@@ -82,6 +82,13 @@ class ModelGroup:
         model, config = o.as_typed(context, model=self.model, model_config=str(self.model_config or ""))
         self.model = None if config and not model else model
         self.model_config = Path(config) if config else None
+
+
+@dataclass(kw_only=True)
+class ModelGroup(OwnModelGroup):
+    """What sees and reads, in this process or in a server."""
+
+    server: o.Server = None
 
 
 @dataclass(kw_only=True)
@@ -117,8 +124,8 @@ class TruthGroup:
     map_: o.TruthMap = None
     exclude: o.Exclude
 
-    def found(self) -> "Truth":
-        """The images, under the names of the map.
+    def found(self, *, there: bool = True) -> "Truth":
+        """The images, under the names of the map; `there` is whether they have to exist.
 
         Raises:
             UsageProblem: neither a folder nor a file says which images there are, or both do.
@@ -133,7 +140,7 @@ class TruthGroup:
                 hint="name a folder that holds a folder of images for each class, or a table with --truth FILE",
             )
         if self.truth is not None:
-            found = from_file(self.truth)
+            found = from_file(self.truth, there=there)
         else:
             found = from_folder(Path(self.folder or ""), exclude=self.exclude)
         return renamed(found, self.map_) if self.map_ is not None else found
@@ -200,7 +207,7 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def options(model: ModelGroup, reading: ReadingGroup, prompts: PromptGroup | None = None, **more: Any) -> "Options":
+def options(model: OwnModelGroup, reading: ReadingGroup, prompts: PromptGroup | None = None, **more: Any) -> "Options":
     """The groups as one.
 
     Args:

@@ -166,8 +166,8 @@ class Progress:
         with suppress(ClipzsError):  # a list that is gone; the run will say so
             bar.update(self._images, total=find_total())
 
-    def advance(self, images: int) -> None:
-        """So many more images are done and about to be written."""
+    def advance(self, images: int, what: str = "images") -> None:
+        """So many more images are done and about to be written; `what` stands before their number."""
         if self._bar is None:
             return
         if self.until_first:
@@ -176,7 +176,7 @@ class Progress:
         if self._find_total is not None:
             threading.Thread(target=self._count, args=(self._bar, self._find_total), daemon=True).start()
             self._find_total = None
-        self._bar.update(self._images, advance=images, description="images")
+        self._bar.update(self._images, advance=images, description=what)
 
     def compiling(self, done: int, total: int) -> None:
         """So many steps of compiling the model are done."""

@@ -172,6 +172,16 @@ Model = Annotated[
         panel=MODEL,
     ),
 ]
+Models = Annotated[
+    list[str],
+    repeated(
+        "--model",
+        "-m",
+        metavar="NAME[:TAG]",
+        help="As of `clipzs classify`. The first is asked where a request names none.",
+        panel=MODEL,
+    ),
+]
 Pretrained = Annotated[
     str | None, option("--pretrained", metavar="TAG|FILE", help="Weights for --model: a tag or a file.", panel=MODEL)
 ]
@@ -208,6 +218,16 @@ Offline = Annotated[
         help="Never touch the network: what is not on this machine is missing. HF_HUB_OFFLINE=1 does the same.",
         panel=MODEL,
         callback=_stay_offline,
+    ),
+]
+Server = Annotated[
+    str | None,
+    option(
+        "--server",
+        metavar="URL|auto",
+        help="Let a running `clipzs serve` compute: http://HOST:PORT or unix:PATH; auto takes one of yours that has "
+        "the model. Its token is CLIPZS_TOKEN.",
+        panel=MODEL,
     ),
 ]
 Device = Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=MODEL)]
@@ -347,8 +367,8 @@ Results = Annotated[
     option(
         "--results",
         metavar="FILE",
-        help="Take the answers of this file (JSON Lines of classify or eval, or corrections) and load no model; "
-        "- reads standard input.",
+        help="Take the answers of this file (of classify, eval, export --to parquet, or corrections) or of a folder of "
+        "clipzs batch, and load no model; - reads standard input.",
         panel=IMAGES,
     ),
 ]

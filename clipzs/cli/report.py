@@ -30,7 +30,9 @@ def report(
     results: Annotated[
         str,
         typer.Argument(
-            metavar="RESULTS", help="What classify or eval has written (JSON Lines, JSON or CSV); - reads a pipe."
+            metavar="RESULTS",
+            help="What classify, eval or batch has written (JSON Lines, JSON, CSV, Parquet, or "
+            "the folder of a batch); - reads a pipe.",
         ),
     ],
     *,

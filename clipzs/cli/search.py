@@ -79,10 +79,10 @@ def search(
         from clipzs.decoders import DECODERS
 
         DECODERS.start()
-    from clipzs.embedder import Embedder
     from clipzs.embeddings import Collected
     from clipzs.options import checked
     from clipzs.output import put_out
+    from clipzs.remote import embedder_for
     from clipzs.searching import Hit, nearest
 
     format_, json = o.as_typed(ctx, format_=format_ or "", json=json)
@@ -97,7 +97,7 @@ def search(
     if query == STDIN and selection is not None and STDIN in (*selection.paths, *selection.lists):
         raise UsageProblem("queries and paths are both read from standard input", hint="name images, or --files-from")
     progress = Progress(enabled=not talk.quiet, until_first=False)
-    embedder = Embedder(
+    embedder = embedder_for(
         checked(options(model, reading, prompts)), progress=progress.prompts, compiling=progress.compiling
     )
     if file is not None:

@@ -19,7 +19,6 @@ from clipzs.writers import tsv_field
 REASONS_KEPT = 20  # of images that are left out
 # Of failures to write one file of many, those that the next file meets as well.
 _EVERYWHERE = {errno.ENOSPC, errno.EIO, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production 2
 
 
@@ -209,11 +208,6 @@ def _can_be_named(path: str) -> bool:
         return b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
         return False
-
-
-def encodable(text: str) -> str:
-    """The text with what UTF-8 cannot hold as escapes: bytes of file names that are not UTF-8 as \\xff."""
-    return _SURROGATES.sub(lambda match: printable(match[0]), text)
 
 
 def fits_xml(text: str) -> bool:

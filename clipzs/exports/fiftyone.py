@@ -3,8 +3,9 @@
 import os
 from typing import Any
 
-from clipzs.exports.common import Gathering, Settings, answers, encodable, named
+from clipzs.exports.common import Gathering, Settings, answers, named
 from clipzs.output import check_writable, save
+from clipzs.paths import encodable
 from clipzs.results import Result
 from clipzs.writers import json_text
 

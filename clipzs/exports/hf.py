@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 from clipzs.errors import UsageProblem
-from clipzs.exports.common import Gathering, Settings, answers, encodable, relative
+from clipzs.exports.common import Gathering, Settings, answers, relative
 from clipzs.output import check_writable, save
+from clipzs.paths import encodable
 from clipzs.results import Result
 from clipzs.writers import json_text
 

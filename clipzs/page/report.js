@@ -1,67 +1,11 @@
-"use strict";
 (() => {
-const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 
-// ---- Elements and words. Text of the data gets in by textContent and attributes alone.
+const printed = (score) => printedWith(score, data.decimals);
 
-function el(tag, of = {}, ...children) {
-  const drawn = tag.startsWith("svg:") ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
-  const node = document.createElementNS(drawn, tag.replace("svg:", ""));
-  for (const [key, value] of Object.entries(of)) {
-    if (key === "text") node.textContent = value;
-    else if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
-    else if (value === true) node.setAttribute(key, "");
-    else if (value !== false && value != null) node.setAttribute(key, value);
-  }
-  node.append(...children.filter((child) => child != null));
-  return node;
-}
-
-function icon(name) {
-  return el("svg:svg", { "aria-hidden": "true" }, el("svg:use", { href: `#i-${name}` }));
-}
-
-// As clipzs.paths.printable: what would not be seen, or would turn the text around, as escapes.
-function visible(text) {
-  return text.replace(/[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|\p{Cs}/gu, (one) => {
-    const code = one.charCodeAt(0);
-    if (code >= 0xdc80 && code <= 0xdcff) return "\\x" + (code - 0xdc00).toString(16);
-    return code < 256 ? "\\x" + code.toString(16).padStart(2, "0") : "\\u" + code.toString(16);
-  });
-}
-
-const count = (number) => number.toLocaleString("en");
-const images = (number) => `${count(number)} ${number === 1 ? "image" : "images"}`;
-const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
-
-function printed(score) {
-  let size = Math.abs(score), more = 0;
-  while (size < 0.01 && more < 5) { size *= 10; more += 1; }
-  return score.toFixed(data.decimals + more);
-}
-
-let toasting = 0;
-function say(text) {
-  $("said").textContent = text;
-  $("toast").textContent = text;
-  $("toast").classList.add("on");
-  clearTimeout(toasting);
-  toasting = setTimeout(() => $("toast").classList.remove("on"), 2500);
-}
-
-function stored(key, value) {
-  try {
-    if (value === undefined) return localStorage.getItem(key);
-    if (value === null) localStorage.removeItem(key);
-    else localStorage.setItem(key, value);
-  } catch {
-    if (value) {
-      $("problem").textContent = "This browser keeps nothing for this page: download the review before you close it.";
-      $("problem").hidden = false;
-    }
-  }
-  return null;
+function unkept() {
+  $("problem").textContent = "This browser keeps nothing for this page: download the review before you close it.";
+  $("problem").hidden = false;
 }
 
 // ---- Images: columns by row.
@@ -130,15 +74,6 @@ let R = N ? runAt(0) : null;
 
 const shownScore = (score) => (Number.isNaN(score) ? "" : R.shares ? `${Math.round(100 * score)} %` : score.toFixed(3));
 const share = (score) => Math.max(0, Math.min(1, (score - R.domain[0]) / (R.domain[1] - R.domain[0])));
-
-// A file name's bytes: those that are not UTF-8 are held as lone surrogates.
-function bytes(text) {
-  const parts = text.split(/([\udc80-\udcff])/u), coder = new TextEncoder(), chunks = [];
-  parts.forEach((part, place) => {
-    chunks.push(place % 2 ? Uint8Array.of(part.charCodeAt(0) - 0xdc00) : coder.encode(part));
-  });
-  return chunks;
-}
 
 function escapedPath(path) {
   return bytes(path).map((chunk) => Array.from(chunk, (byte) => {
@@ -210,7 +145,7 @@ function keep() {
     if (!list.has(label)) list.set(label, []);
     list.get(label).push(row);
   }
-  stored(KEY, JSON.stringify({ accepted: [...lists[ACCEPTED]], relabelled: [...lists[RELABELLED]], rejected }));
+  stored(KEY, JSON.stringify({ accepted: [...lists[ACCEPTED]], relabelled: [...lists[RELABELLED]], rejected }), unkept);
 }
 
 function changed() {
@@ -1243,12 +1178,6 @@ function classes(list) {
 
 // ---- Downloads.
 
-function download(name, chunks, type) {
-  const link = el("a", { href: URL.createObjectURL(new Blob(chunks, { type })), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-}
-
 const REVIEWS = ["unreviewed", "accepted", "relabelled"];
 
 // A record an image that has a label and is not rejected: {path, label, was, review}.
@@ -1264,13 +1193,6 @@ function* corrections(all) {
     if (label === R.label[row] && R.answers[row]?.length > 1) record.labels = R.answers[row].map((one) => names[one]);
     yield record;
   }
-}
-
-// As clipzs.formulas.protected: what a spreadsheet would run is text behind an apostrophe.
-const FORMULA = /^('*[\s\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n])/;
-function cell(text) {
-  const safe = FORMULA.test(text) ? `'${text}` : text;
-  return /[,"\r\n;\t]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
 function saveCorrections(csv) {
@@ -1360,10 +1282,6 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-for (const box of document.querySelectorAll("dialog"))
-  box.addEventListener("click", ({ target }) => {
-    if (target === box || target.closest("[data-close]")) box.close();
-  });
 for (const bar of [$("selection"), $("large")])
   bar.addEventListener("click", (event) => {
     const found = event.target.closest("[data-act]");
@@ -1400,20 +1318,6 @@ $("open-filters").addEventListener("click", () => drawer(true));
 for (const id of ["close-filters", "show"]) $(id).addEventListener("click", () => drawer(false));
 $("filters").addEventListener("keydown", ({ key }) => {
   if (key === "Escape" && document.body.classList.contains("filtering")) drawer(false);
-});
-
-const THEMES = ["light dark", "light", "dark"];
-function theme(wanted) {
-  const scheme = THEMES.includes(wanted) ? wanted : THEMES[0];
-  document.documentElement.style.colorScheme = scheme;
-  const label = `Colours: ${{ light: "light", dark: "dark" }[scheme] ?? "as the system"}`;
-  $("theme").setAttribute("aria-label", label);
-  $("theme").title = label;
-}
-$("theme").addEventListener("click", () => {
-  const next = THEMES[(THEMES.indexOf(document.documentElement.style.colorScheme) + 1) % THEMES.length];
-  stored("clipzs-theme", next);
-  theme(next);
 });
 
 let drawing = 0;
@@ -1459,7 +1363,6 @@ function header() {
   $("views").hidden = truth === null;
 }
 
-theme(stored("clipzs-theme"));
 header();
 if (N) {
   load();

@@ -1,0 +1,1079 @@
+(() => {
+
+// ---- What is asked. The address holds it, never a picture.
+
+const DECIMALS = Number(document.body.dataset.decimals);
+const SUFFIXES = new Set(document.body.dataset.suffixes.split(" "));
+const THRESHOLD = Number(document.body.dataset.threshold);
+const START = { labels: null, templates: "", model: "", mode: "one", least: 0, threshold: THRESHOLD, top: 0, sort: "added" };
+const MODES = ["one", "unknown", "multi"], TOPS = [0, 1, 3, 5, 10];
+let at = { ...START, labels: [] }; // a label is a text, or an object as the server has it
+let offer = null; // the answer of /v1/models
+
+// Prompts that hold where none are chosen here.
+const ownPrompts = () => [...offer.options.templates, ...offer.options.template];
+
+const nameOf = (label) => label.name ?? label;
+const modelNow = () => offer.models.find(({ id }) => id === at.model) ?? offer.models.find((one) => one.default) ?? offer.models[0];
+
+// A list of labels as it is typed or pasted: commas, tabs and line ends part them, CSV quotes keep a comma.
+function split(text) {
+  const found = [];
+  let word = "", quoted = false;
+  for (let place = 0; place < text.length; place++) {
+    const one = text[place];
+    if (quoted) {
+      if (one !== '"') word += one;
+      else if (text[place + 1] === '"') { word += '"'; place += 1; }
+      else quoted = false;
+    } else if (one === '"' && !word.trim()) { word = ""; quoted = true; }
+    else if (/[,\t\r\n]/.test(one)) { found.push(word); word = ""; }
+    else word += one;
+  }
+  const plain = (label) => label.replace(/\s+/g, " ").trim();
+  return { labels: found.map(plain).filter(Boolean), rest: plain(word), open: quoted };
+}
+
+function joined(labels) {
+  return labels.map((label) => (/[",]/.test(label) ? `"${label.replaceAll('"', '""')}"` : label)).join(",");
+}
+
+function address() {
+  const parts = new URLSearchParams();
+  if (at.labels.length) parts.set("labels", joined(at.labels.map(nameOf)));
+  for (const [key, start] of Object.entries(START)) if (key !== "labels" && at[key] !== start) parts.set(key, at[key]);
+  return `#${parts}`;
+}
+
+// What is none of ours is left out. A label that the server knows more of than its name is taken as it has it.
+function fromAddress() {
+  const given = new URLSearchParams(location.hash.slice(1)), found = { ...START };
+  const own = new Map((offer?.labels ?? []).map((label) => [nameOf(label), label]));
+  const { labels, rest } = split(given.get("labels") ?? "");
+  found.labels = given.has("labels") ? [...new Set([...labels, rest].filter(Boolean))].map((name) => own.get(name) ?? name) : [...own.values()];
+  for (const key of ["templates", "model", "sort"]) if (given.has(key)) found[key] = given.get(key);
+  if (MODES.includes(given.get("mode"))) found.mode = given.get("mode");
+  if (TOPS.includes(Number(given.get("top")))) found.top = Number(given.get("top"));
+  for (const key of ["least", "threshold"]) {
+    const value = Number(given.get(key) ?? NaN);
+    if (value >= 0 && value <= 1) found[key] = value;
+  }
+  return found;
+}
+
+// The request of all that is chosen, without pictures; null while there is nothing to ask.
+function asked() {
+  if (!offer || at.labels.length < (at.mode === "one" ? 2 : 1)) return null;
+  const model = modelNow(), options = at.templates ? { templates: [at.templates] } : {};
+  if (at.mode !== "one") options[at.mode] = true;
+  if (at.mode === "multi") options.threshold = at.threshold;
+  else if (at.least) options.min_score = at.least;
+  if (at.top) options.top_k = at.top;
+  const own = at.labels.length === offer.labels.length && at.labels.every((label, place) => label === offer.labels[place]);
+  const request = { model: model.id, options, embeddings: true, ...(own ? {} : { labels: at.labels }) };
+  const print = [model.digest, model.fingerprint, model.precision, model.device, model.engine].join(" "); // of what embeds pictures
+  return { request, print, key: JSON.stringify([print, at.labels, options]) };
+}
+
+// ---- The server.
+
+class Problem extends Error {
+  constructor(text, { hint = "", status = 0 } = {}) {
+    super(text);
+    Object.assign(this, { hint, status });
+  }
+  get gone() { return this.status === 0 || this.status === 503; }
+  get words() { return [this.message, this.hint].filter(Boolean).map(visible).join(". "); }
+}
+
+let token = null;
+try { token = sessionStorage.getItem("clipzs-token"); } catch { /* then it is asked for again */ }
+
+// JSON of an address. Waits where the server is busy, and asks for the token where it wants one.
+async function ask(path, { body, signal } = {}) {
+  for (;;) {
+    const headers = token ? { authorization: `Bearer ${token}` } : {}, sent = token;
+    if (typeof body === "string") headers["content-type"] = "application/json";
+    let response, said;
+    try {
+      response = await fetch(path, { method: body ? "POST" : "GET", body, headers, signal, cache: "no-store", credentials: "omit" });
+      said = await response.text();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Problem("The server does not answer");
+    }
+    if (response.ok) return JSON.parse(said);
+    if (response.status === 429) await rest(Number(response.headers.get("retry-after")) || 1, signal);
+    else if (response.status === 401) await tokenFor(sent);
+    else throw problemOf(response, said);
+  }
+}
+
+function problemOf(response, said) {
+  try {
+    const { error, hint } = JSON.parse(said);
+    return new Problem(error, { hint: hint ?? "", status: response.status });
+  } catch {
+    return new Problem(`The server answers ${response.status} ${response.statusText}`, { status: response.status });
+  }
+}
+
+let resting = 0;
+async function rest(seconds, signal) {
+  resting += 1;
+  redraw();
+  await new Promise((done, failed) => {
+    const timer = setTimeout(done, 1000 * Math.min(seconds, 60));
+    signal?.addEventListener("abort", () => { clearTimeout(timer); failed(new DOMException("", "AbortError")); });
+  }).finally(() => { resting -= 1; });
+  redraw();
+}
+
+// Resolves when there is another token than the one that was refused.
+let tokenWanted = null;
+function tokenFor(refused) {
+  if (token !== refused) return null;
+  $("token-problem").textContent = refused ? "The server does not take this token." : "";
+  tokenWanted ??= new Promise((done) => {
+    $("token-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      token = $("token-text").value;
+      try { sessionStorage.setItem("clipzs-token", token); } catch { /* it holds for this page */ }
+      $("token-text").value = "";
+      $("token").close();
+      tokenWanted = null;
+      done();
+    }, { once: true });
+    $("token").showModal();
+  });
+  return tokenWanted;
+}
+$("token").addEventListener("cancel", (event) => event.preventDefault());
+
+async function connect() {
+  try {
+    offer = await ask("/v1/models");
+  } catch (error) {
+    return lost(error);
+  }
+  at = fromAddress();
+  offered();
+  return changed({ now: true });
+}
+
+// The server is gone: say so, and look whether it is back, ever more seldom.
+let probing = 0;
+function lost(problem) {
+  if (!problem.gone) return refuse(problem);
+  uploads.abort();
+  scoring.abort();
+  $("problem").firstElementChild.textContent = `${problem.message}. ${pictures.length ? "Your pictures and labels stay here; it" : "It"} goes on by itself when the server is back.`;
+  $("problem").hidden = false;
+  clearTimeout(probing);
+  const look = async (pause) => {
+    const alive = await isAlive();
+    if (!alive) { probing = setTimeout(look, pause, Math.min(15000, 1.5 * pause)); return; }
+    probing = 0;
+    $("problem").hidden = true;
+    connect();
+  };
+  probing = setTimeout(look, 2000, 3000);
+  $("again").onclick = () => { clearTimeout(probing); look(3000); };
+  return redraw();
+}
+
+async function isAlive() {
+  try {
+    return (await fetch("/health", { cache: "no-store", credentials: "omit" })).ok;
+  } catch {
+    return false;
+  }
+}
+
+// ---- Pictures: each is uploaded once for each model; its embedding comes back and is asked about from then on.
+
+const UPLOADS = 2, TOGETHER = 16, TOGETHER_BYTES = 8e6; // requests at a time; pictures in one, and their bytes
+let pictures = [], numbered = 0;
+let uploads = new AbortController(), scoring = new AbortController();
+let flying = 0, refused = null, cancelled = false, timer = 0;
+
+class Picture {
+  id = numbered++;
+  vectors = new Map(); // what embeds pictures → base64
+  record = null; // the last answer
+  key = null; // of what it answers
+  error = null;
+  flying = false;
+  alone = false; // with others the request was too large
+  thumb = undefined; // its address; null: the browser cannot show it
+  heat = null;
+  constructor(file, name) {
+    this.file = file;
+    this.name = name;
+  }
+}
+
+const isDone = (picture, now) => picture.error !== null || picture.key === now?.key;
+const isPending = (picture, now) => !isDone(picture, now) && !picture.vectors.has(now.print);
+
+// Something is chosen otherwise: ask anew, once all is typed.
+function changed({ now = false } = {}) {
+  if (address() !== (location.hash || "#")) history.replaceState(null, "", address());
+  clearTimeout(timer);
+  timer = setTimeout(go, now ? 0 : 150);
+  drawSettings();
+  redraw();
+}
+
+async function go() {
+  const now = asked();
+  scoring.abort();
+  if (!now || probing) return redraw();
+  if (refused !== now.key) refuse(null);
+  const mine = (scoring = new AbortController());
+  upload();
+  const known = pictures.filter((one) => !isDone(one, now) && one.vectors.has(now.print));
+  try {
+    for (let start = 0; start < known.length; start += offer.limits.images) {
+      const some = known.slice(start, start + offer.limits.images);
+      const sent = some.map((one) => ({ name: one.name, embedding: one.vectors.get(now.print) }));
+      const body = JSON.stringify({ ...now.request, embeddings: false, images: sent });
+      const { results, warnings } = await ask("/v1/classify", { body, signal: mine.signal });
+      some.forEach((one, place) => take(one, results[place], now));
+      warn(warnings, now);
+      redraw();
+    }
+  } catch (error) {
+    failed(error, now);
+  }
+  announce();
+  return redraw();
+}
+
+// What could not be done: the server is gone, or it takes no answer to these labels and options.
+function failed(error, now) {
+  if (error.name === "AbortError") return;
+  if (!(error instanceof Problem)) throw error;
+  if (error.gone) lost(error);
+  else if (asked()?.key === now.key) refuse(error, now.key);
+}
+
+function refuse(problem, key = null) {
+  refused = key;
+  $("label-problem").textContent = problem ? problem.words : "";
+  if (problem) $("label-warning").textContent = "";
+}
+
+// What the server has to say of the labels it took.
+function warn(warnings, now) {
+  if (asked()?.key === now.key) $("label-warning").textContent = (warnings ?? []).map(visible).join(". ");
+}
+
+function upload() {
+  const now = asked();
+  if (!now || cancelled || probing || refused === now.key) return;
+  if (uploads.signal.aborted || uploads.print !== now.print) {
+    uploads.abort();
+    uploads = new AbortController();
+    uploads.print = now.print;
+  }
+  while (flying < UPLOADS) {
+    const some = nextChunk(now);
+    if (!some.length) return;
+    send(some, now, uploads.signal);
+  }
+}
+
+function nextChunk(now) {
+  const some = [];
+  let size = 0;
+  for (const one of pictures) {
+    if (one.flying || !isPending(one, now)) continue;
+    if (one.file.size > offer.limits.image_bytes) { one.error = `larger than ${offer.limits.image_bytes / 1e6} MB, the most that this server takes`; continue; }
+    size += one.file.size;
+    if (some.length && (size > Math.min(TOGETHER_BYTES, offer.limits.body_bytes / 2) || one.alone || some[0].alone)) break;
+    some.push(one);
+    if (some.length === Math.min(TOGETHER, offer.limits.images)) break;
+  }
+  return some;
+}
+
+async function send(some, now, signal) {
+  const body = new FormData();
+  body.append("request", JSON.stringify(now.request));
+  for (const one of some) { body.append("image", one.file, one.name); one.flying = true; }
+  flying += 1;
+  redraw();
+  try {
+    const { results, warnings } = await ask("/v1/classify", { body, signal });
+    warn(warnings, now);
+    some.forEach((one, place) => {
+      const { embedding, ...record } = results[place];
+      if (embedding) one.vectors.set(now.print, embedding);
+      take(one, record, now);
+    });
+  } catch (error) {
+    await notSent(error, some, now);
+  } finally {
+    flying -= 1;
+    for (const one of some) one.flying = false;
+  }
+  if (asked()?.key === now.key) upload();
+  else go(); // asked otherwise meanwhile: of what is here now
+  announce();
+  redraw();
+}
+
+async function notSent(error, some, now) {
+  if (error.name === "AbortError") return;
+  if (error.status === 413 && some.length > 1) for (const one of some) one.alone = true;
+  else if (error.status === 413) some[0].error = error.message;
+  else if (error.status !== 0 || !(await isAlive())) failed(error, now);
+  else { // the server is there: a file is not, or has changed since, or the connection broke
+    for (const one of some)
+      if (!(await one.file.slice(0, 1).arrayBuffer().catch(() => null))) one.error = "The file is gone or has changed: add it again";
+      else if (one.alone) one.error = "The connection broke while it was sent";
+      else one.alone = true;
+  }
+}
+
+function take(picture, record, now) {
+  if (record.error !== null) picture.error = record.error;
+  else if (asked()?.key !== now.key) return;
+  picture.record = { ...record, path: picture.name };
+  picture.key = now.key;
+}
+
+// ---- Pictures come in: dropped, pasted, picked, photographed.
+
+const isHidden = (path) => path.split("/").some((part) => part.startsWith("."));
+const isPicture = (file) => file.type.startsWith("image/") || SUFFIXES.has(file.name.slice(file.name.lastIndexOf(".")).toLowerCase());
+const markOf = (file, name) => [name, file.size, file.lastModified].join("/");
+
+// `whole`: a folder, of which only pictures are taken, as `classify` does.
+function add(found, { whole = false } = {}) {
+  const here = new Set(pictures.map(({ file, name }) => markOf(file, name)));
+  const fitting = whole ? found.filter(({ file, name }) => isPicture(file) && !isHidden(name)) : found;
+  const fresh = fitting.filter(({ file, name }) => !here.has(markOf(file, name)) && here.add(markOf(file, name)));
+  pictures.push(...fresh.map(({ file, name }) => new Picture(file, name)));
+  const notes = [fresh.length ? `${images(fresh.length)} added` : ""];
+  if (fitting.length > fresh.length) notes.push(`${count(fitting.length - fresh.length)} here already`);
+  if (found.length > fitting.length) notes.push(`${count(found.length - fitting.length)} left out: no images`);
+  say(notes.filter(Boolean).join(", ") || "No images in it");
+  if (!fresh.length) return;
+  cancelled = false;
+  changed({ now: true });
+}
+
+const named = (files) => Array.from(files, (file) => ({ file, name: file.webkitRelativePath || file.name }));
+
+async function inside(entry) {
+  if (entry.isFile) {
+    const file = await new Promise((done) => { entry.file(done, () => done(null)); });
+    return file ? [{ file, name: entry.fullPath.replace(/^\//, "") }] : [];
+  }
+  const reader = entry.createReader(), entries = [], found = [];
+  for (;;) {
+    const some = await new Promise((done) => { reader.readEntries(done, () => done([])); });
+    if (!some.length) break;
+    entries.push(...some);
+  }
+  entries.sort((a, b) => (a.name < b.name ? -1 : 1));
+  for (const one of entries) if (!one.name.startsWith(".")) found.push(...await inside(one));
+  return found;
+}
+
+async function dropped(transfer) {
+  const items = [...transfer.items].filter(({ kind }) => kind === "file");
+  const folders = items.map((item) => item.webkitGetAsEntry?.()).filter((entry) => entry?.isDirectory);
+  const files = named(transfer.files).filter(({ name }) => !folders.some((folder) => folder.name === name));
+  if (files.length) add(files);
+  for (const folder of folders) add(await inside(folder), { whole: true });
+  if (!files.length && !folders.length) say("Only files can be dropped: save the picture first");
+}
+
+let depth = 0;
+const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+addEventListener("dragenter", (event) => { if (hasFiles(event)) { depth += 1; $("over").hidden = false; } });
+addEventListener("dragleave", (event) => { if (hasFiles(event) && --depth <= 0) { depth = 0; $("over").hidden = true; } });
+addEventListener("dragover", (event) => { event.preventDefault(); });
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  depth = 0;
+  $("over").hidden = true;
+  if (event.dataTransfer) dropped(event.dataTransfer);
+});
+
+let pasted = 0;
+addEventListener("paste", (event) => {
+  const files = [...(event.clipboardData?.files ?? [])];
+  if (!files.length) return;
+  event.preventDefault();
+  // what is copied as a picture, not as a file, is called image.png every time
+  add(files.map((file) => ({ file, name: /^image\.\w+$/.test(file.name) ? `pasted-${++pasted}.${file.name.split(".").pop()}` : file.name })));
+});
+
+for (const [button, input, whole] of [["pick", "files", false], ["pick-folder", "folder", true], ["shoot", "camera", false]]) {
+  $(button).addEventListener("click", () => $(input).click());
+  $(input).addEventListener("change", () => { add(named($(input).files), { whole }); $(input).value = ""; });
+}
+
+function remove(some) {
+  for (const one of some) {
+    for (const url of [one.thumb, one.full, one.heat?.url]) if (url) URL.revokeObjectURL(url);
+    cards.get(one.id)?.node.remove();
+    cards.delete(one.id);
+  }
+  const gone = new Set(some);
+  pictures = pictures.filter((one) => !gone.has(one));
+  redraw();
+}
+
+// ---- Thumbnails, made here: a few at a time, of what is shown.
+
+const THUMB = 360, THUMBS = 3;
+const thumbsWanted = [];
+let thumbing = 0;
+
+function wantThumb(picture) {
+  if (picture.thumb !== undefined || picture.thumbWanted) return;
+  picture.thumbWanted = true;
+  thumbsWanted.push(picture);
+  nextThumb();
+}
+
+async function nextThumb() {
+  if (thumbing >= THUMBS || !thumbsWanted.length) return;
+  const picture = thumbsWanted.shift();
+  thumbing += 1;
+  try {
+    const bitmap = await createImageBitmap(picture.file, { resizeWidth: THUMB, resizeQuality: "medium" });
+    const canvas = el("canvas", { width: bitmap.width, height: bitmap.height });
+    canvas.getContext("2d").drawImage(bitmap, 0, 0);
+    bitmap.close();
+    const blob = await new Promise((done) => { canvas.toBlob(done, "image/webp", 0.8); });
+    picture.thumb = pictures.includes(picture) ? URL.createObjectURL(blob) : null;
+  } catch {
+    picture.thumb = null;
+  }
+  thumbing -= 1;
+  redraw();
+  nextThumb();
+}
+
+// ---- Labels and options.
+
+function set(change) {
+  at = { ...at, ...change };
+  changed();
+}
+
+function addLabels(names) {
+  const here = new Set(at.labels.map(nameOf)), own = new Map((offer?.labels ?? []).map((one) => [nameOf(one), one]));
+  const fresh = [...new Set(names)].filter((name) => !here.has(name));
+  if (fresh.length) set({ labels: [...at.labels, ...fresh.map((name) => own.get(name) ?? name)] });
+  const twice = names.filter((name) => here.has(name)).map(visible);
+  if (twice.length) say(`${twice.join(", ")} ${twice.length > 1 ? "are labels" : "is a label"} already`);
+  else if (fresh.length) tell(`${fresh.map(visible).join(", ")} added, ${count(at.labels.length)} labels`);
+}
+
+function removeLabel(label) {
+  set({ labels: at.labels.filter((one) => one !== label) });
+  tell(`${visible(nameOf(label))} removed, ${count(at.labels.length)} labels`);
+}
+
+const input = $("label");
+function typedLabels({ all = false } = {}) {
+  const { labels, rest: last, open } = split(input.value);
+  if (open && !all) return;
+  if (labels.length || all) input.value = all ? "" : last;
+  addLabels(all && last ? [...labels, last] : labels);
+}
+input.addEventListener("input", (event) => { if (!event.isComposing && /[,\t\n]/.test(input.value)) typedLabels(); });
+input.addEventListener("change", () => typedLabels({ all: true }));
+input.addEventListener("keydown", (event) => {
+  if (event.isComposing) return;
+  if (event.key === "Enter") {
+    event.preventDefault();
+    typedLabels({ all: true });
+  } else if (event.key === "Backspace" && !input.value && at.labels.length && !event.repeat) {
+    event.preventDefault();
+    removeLabel(at.labels.at(-1));
+  }
+});
+input.addEventListener("paste", (event) => {
+  const text = event.clipboardData?.getData("text") ?? "";
+  if (!/[,\t\r\n]/.test(text)) return;
+  event.preventDefault();
+  input.setRangeText(text, input.selectionStart, input.selectionEnd, "end"); // which leaves line ends out
+  const { labels, rest: last } = split(text);
+  input.value = "";
+  addLabels([...labels, last].filter(Boolean));
+});
+$("labels").addEventListener("click", ({ target }) => { if (target === $("labels") || target === $("chips")) input.focus(); });
+
+const EXAMPLES = ["cat, dog, bird, car", "indoors, outdoors", "photo, drawing, screenshot, document"];
+$("examples").append(el("span", { class: "muted", text: "Try" }), ...EXAMPLES.map((text) =>
+  el("button", { class: "chip", text, onclick: () => addLabels(text.split(", ")) })));
+
+$("model").addEventListener("change", () => set({ model: $("model").value }));
+$("templates").addEventListener("change", () => set({ templates: $("templates").value === usual ? "" : $("templates").value }));
+$("top").addEventListener("change", () => set({ top: Number($("top").value) }));
+$("sort").addEventListener("change", () => { set({ sort: $("sort").value }); });
+$("mode").addEventListener("change", ({ target }) => set({ mode: target.value }));
+$("least").addEventListener("input", () => set({ [at.mode === "multi" ? "threshold" : "least"]: Number($("least").value) }));
+
+const option = (value, text) => el("option", { value, text });
+let usual = ""; // what stands in the list for prompts that are not chosen
+$("top").append(...TOPS.map((top) => option(top, top ? `The best${top > 1 ? ` ${top}` : ""}` : "All")));
+
+// What the server has to choose among.
+function offered() {
+  $("model").replaceChildren(...offer.models.map(({ id, name }) => option(id, visible(id === name ? id : `${id} (${name})`))));
+  $("model-field").hidden = offer.models.length < 2;
+  const own = ownPrompts();
+  usual = own.length ? "" : "default";
+  $("templates").replaceChildren(
+    ...own.length ? [option("", `As the server is set: ${own.map(visible).join(", ")}`)] : [],
+    ...offer.templates.map(({ name, templates }) => option(name, `${visible(name)} (${templates})`)));
+  if (!offer.models.some(({ id }) => id === at.model)) at.model = "";
+  if (!offer.templates.some(({ name }) => name === at.templates)) at.templates = "";
+}
+
+function drawSettings() {
+  const chips = at.labels.map((label) => {
+    const known = $("chips").nodes?.get(label), name = visible(nameOf(label));
+    return known ?? el("li", {}, el("button", { class: "chip", "aria-label": `Remove the label ${name}`, title: "Remove", onclick: () => { removeLabel(label); input.focus(); } },
+      el("span", { dir: "auto", text: name }), icon("reject")));
+  });
+  $("chips").nodes = new Map(at.labels.map((label, place) => [label, chips[place]]));
+  $("chips").replaceChildren(...chips);
+  $("chips").hidden = !chips.length;
+  $("examples").hidden = chips.length > 0;
+  input.placeholder = chips.length ? "another label" : "cat, dog, …";
+  $("model").value = offer ? modelNow().id : "";
+  $("templates").value = at.templates || usual;
+  const note = offer?.templates.find(({ name }) => name === (at.templates || usual))?.description ?? "";
+  $("templates-note").textContent = visible(note);
+  $("templates-note").hidden = !note;
+  $("top").value = at.top;
+  for (const one of document.querySelectorAll("[name=mode]")) one.checked = one.value === at.mode;
+  const least = at.mode === "multi" ? at.threshold : at.least;
+  $("least-name").textContent = at.mode === "multi" ? "A label is an answer from" : "Unknown below";
+  $("least").value = least;
+  const words = least || at.mode === "multi" ? `${Math.round(100 * least)} %` : "off";
+  $("least-value").textContent = words;
+  $("least").setAttribute("aria-valuetext", words);
+  document.documentElement.style.setProperty("--least", least);
+  document.documentElement.classList.toggle("with-least", least > 0);
+  const { name, precision, device, engine } = offer ? modelNow() : {};
+  if (offer) $("about").textContent = [name, [engine, device, precision].filter(Boolean).join(" ")].filter(Boolean).map(visible).join(" · ");
+}
+
+// ---- What is shown of the pictures.
+
+const SORTS = { added: "As added", unsure: "Most uncertain first", high: "Highest score first", label: "By answer", name: "By name" };
+const SURE = {
+  "": ["Any certainty", () => true],
+  sure: ["90 % and more", (best) => best >= 0.9],
+  unsure: ["Under 90 %", (best) => best < 0.9],
+  guess: ["Under 50 %", (best) => best < 0.5],
+};
+const MANY = 2, PAGE = 60, LISTED = 200; // pictures from which on there are choices, and at a time; labels in a list
+let show = "", sure = "", pages = 1, shown = [];
+
+const scoreOf = (picture, label) => picture.record?.scores?.find((one) => one.label === label)?.score;
+const bestOf = (picture) => picture.record?.scores?.[0]?.score;
+// As clipzs.results.Result.answers.
+const answersOf = ({ record }) => (record?.labels?.length ? record.labels : record?.label == null ? [] : [record.label]);
+
+// How far the answer is from another one.
+function certainty(picture) {
+  const scores = picture.record?.scores ?? [];
+  if (at.mode === "multi") return Math.min(...scores.map(({ score }) => Math.abs(score - at.threshold)));
+  return scores.length > 1 ? scores[0].score - scores[1].score : bestOf(picture);
+}
+
+const FIGURES = {
+  unsure: certainty,
+  high: (picture) => -bestOf(picture),
+  label: (picture) => (picture.record?.label == null ? undefined : visible(picture.record.label).toLowerCase()),
+  name: (picture) => picture.name.toLowerCase(),
+};
+
+function sorted(some) {
+  const [kind, label] = at.sort.startsWith("of:") ? ["of", at.sort.slice(3)] : [at.sort];
+  const figure = kind === "of" ? (picture) => (-scoreOf(picture, label)) : FIGURES[kind];
+  if (!figure) return some;
+  const last = (value) => value === undefined || Number.isNaN(value);
+  const keyed = some.map((picture, place) => ({ picture, place, value: picture.error === null ? figure(picture) : undefined }));
+  keyed.sort((a, b) => last(a.value) - last(b.value) || (last(a.value) ? 0 : a.value < b.value ? -1 : a.value > b.value ? 1 : 0) || a.place - b.place);
+  return keyed.map(({ picture }) => picture);
+}
+
+function choose() {
+  const fits = (picture) => {
+    if (show === "!" ? picture.error === null : show && !answersOf(picture).includes(show.slice(1))) return false;
+    return !sure || SURE[sure][1](bestOf(picture));
+  };
+  shown = sorted(pictures.filter(fits));
+}
+
+// The choices that fit the pictures there are; the select is made anew only if they change.
+function fillSelect(select, options, value) {
+  const text = JSON.stringify(options);
+  if (select.made !== text) {
+    select.made = text;
+    select.replaceChildren(...options.map(([one, words]) => option(one, words)));
+  }
+  select.value = value;
+}
+
+function drawChoices() {
+  const counts = new Map();
+  for (const picture of pictures) for (const label of answersOf(picture)) counts.set(label, (counts.get(label) ?? 0) + 1);
+  const broken = pictures.filter(({ error }) => error !== null).length;
+  const named = [...counts].sort((a, b) => b[1] - a[1]).slice(0, LISTED);
+  if (show.startsWith("=") && !counts.has(show.slice(1))) named.push([show.slice(1), 0]);
+  const shows = [["", `All (${count(pictures.length)})`], ...named.map(([label, many]) => [`=${label}`, `${visible(label)} (${count(many)})`])];
+  if (broken || show === "!") shows.push(["!", `Unreadable (${count(broken)})`]);
+  fillSelect($("show"), shows, show);
+  fillSelect($("sure"), Object.entries(SURE).map(([value, [words]]) => [value, words]), sure);
+  const names = at.labels.slice(0, LISTED).map((label) => [`of:${nameOf(label)}`, `Score of ${visible(nameOf(label))}`]);
+  const sorts = [...Object.entries(SORTS), ...names];
+  if (!sorts.some(([value]) => value === at.sort)) at.sort = START.sort;
+  fillSelect($("sort"), sorts, at.sort);
+}
+
+const touched = matchMedia("(pointer: coarse)").matches;
+let drawing = 0;
+function redraw() {
+  drawing ||= requestAnimationFrame(() => {
+    drawing = 0;
+    draw();
+  });
+}
+
+function draw() {
+  const now = asked(), many = pictures.length >= MANY;
+  document.body.classList.toggle("empty", !pictures.length);
+  $("teach").hidden = pictures.length > 0;
+  $("drop-title").textContent = `${touched ? "Add" : "Drop"} ${pictures.length ? "more pictures" : touched ? "pictures" : "pictures here"}`;
+  $("bar").hidden = !pictures.length;
+  $("choices").hidden = !many;
+  if (!many) show = sure = "";
+  drawProgress(now);
+  drawChoices();
+  choose();
+  $("none").hidden = shown.length > 0 || !pictures.length;
+  $("cards").hidden = !many;
+  $("single").hidden = pictures.length !== 1;
+  if (pictures.length === 1) drawDetail($("single"), pictures[0], now);
+  else $("single").replaceChildren();
+  if (many) drawCards(now);
+  if ($("large").open) {
+    if (shown.includes(opened)) drawDetail($("large-body"), opened, now);
+    else $("large").close();
+  }
+  if ($("saving").open) drawSaving();
+}
+
+function drawProgress(now) {
+  const done = pictures.filter((one) => isDone(one, now)).length, broken = pictures.filter(({ error }) => error !== null).length;
+  const working = now && !probing && refused !== now.key && done < pictures.length;
+  const pending = working && pictures.some((one) => isPending(one, now));
+  const parts = [];
+  if (!now && at.labels.length === 1) parts.push(`${images(pictures.length)}. One label alone is always right: add another, or choose “or unknown”`);
+  else if (!now) parts.push(`${images(pictures.length)}. Add labels to see what fits`);
+  else if (pending) parts.push(`${count(done)} of ${images(pictures.length)}`);
+  else parts.push(shown.length < pictures.length && pictures.length >= MANY ? `${count(shown.length)} of ${images(pictures.length)}` : images(pictures.length));
+  if (broken) parts.push(`${count(broken)} unreadable`);
+  if (resting) parts.push("the server is busy, waiting");
+  if (pending && cancelled) parts.push("cancelled");
+  $("count").textContent = parts.join(" · ");
+  $("progress").hidden = $("cancel").hidden = !(pending && !cancelled && pictures.length > 1);
+  $("progress").max = pictures.length || 1;
+  $("progress").value = done;
+  $("go-on").hidden = !(pending && cancelled);
+  $("cards").setAttribute("aria-busy", Boolean(working && !cancelled));
+}
+
+// For those who hear the page: only once all is done.
+function tell(text) {
+  $("said").textContent = text;
+}
+let announced = "";
+function announce() {
+  const now = asked();
+  if (!now || announced === now.key + pictures.length || !pictures.every((one) => isDone(one, now))) return;
+  announced = now.key + pictures.length;
+  const [one] = pictures, broken = pictures.filter(({ error }) => error !== null).length;
+  if (pictures.length === 1) tell(described(one));
+  else if (one) tell(`${images(pictures.length)} classified${broken ? `, ${count(broken)} unreadable` : ""}`);
+}
+
+const baseOf = (picture) => visible(picture.name.slice(picture.name.lastIndexOf("/") + 1));
+const rounded = (score) => (score > 0 && score < 0.005 ? "<1 %" : `${Math.round(100 * score)} %`);
+
+function answerText(picture) {
+  if (picture.error !== null) return "unreadable";
+  return answersOf(picture).map(visible).join(", ");
+}
+
+function described(picture) {
+  if (picture.error !== null) return `${baseOf(picture)}, unreadable: ${visible(picture.error)}`;
+  if (!picture.record) return `${baseOf(picture)}, not classified yet`;
+  const score = picture.record.score;
+  return `${baseOf(picture)}, ${answerText(picture)}${score === null ? "" : ` ${rounded(score)}`}`;
+}
+
+// ---- Bars. A bar stays with its label, so that a change is seen to move.
+
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+const EASE = { duration: 260, easing: "ease-out" };
+
+function moved(node, from, to) {
+  if (!still.matches) node.animate([from, to], EASE);
+}
+
+// `most`: how many; `pick`: what a label does where it can be chosen.
+function drawBars(list, picture, { most, pick, picked, digits }) {
+  const rows = (list.rows ??= new Map()), scores = (picture.record?.scores ?? []).slice(0, most);
+  const answers = new Set(answersOf(picture)), own = new Set(at.labels.map(nameOf));
+  const before = new Map([...rows].map(([label, { node }]) => [label, node.offsetTop]));
+  const nodes = scores.map(({ label, score }) => {
+    if (!rows.has(label)) rows.set(label, newBar(label, pick && own.has(label) ? pick : null));
+    const row = rows.get(label);
+    row.node.classList.toggle("is", answers.has(label));
+    row.button?.setAttribute("aria-pressed", label === picked);
+    row.num.textContent = digits ? percent(score) : rounded(score);
+    if (row.score !== score) {
+      row.bar.style.transform = `scaleX(${score})`;
+      if (row.score !== undefined || digits) moved(row.bar, { transform: `scaleX(${row.score ?? 0})` }, { transform: `scaleX(${score})` });
+      row.score = score;
+    }
+    return row.node;
+  });
+  for (const label of [...rows.keys()]) if (!scores.some((one) => one.label === label)) rows.delete(label);
+  const same = nodes.length === list.children.length && nodes.every((node, place) => node === list.children[place]);
+  if (same) return;
+  list.replaceChildren(...nodes);
+  if (!digits) return;
+  for (const [label, { node }] of rows) {
+    const way = (before.get(label) ?? node.offsetTop) - node.offsetTop;
+    if (way) moved(node, { transform: `translateY(${way}px)` }, { transform: "none" });
+  }
+}
+
+function newBar(label, pick) {
+  const num = el("span", { class: "num" }), bar = el("i"), name = el("span", { class: "what", dir: "auto", title: visible(label), text: visible(label) });
+  const inside = [name, num, el("span", { class: "track" }, bar)];
+  if (!pick) return { node: el("li", { class: "score" }, ...inside), num, bar };
+  const button = el("button", { class: "score", title: "Where in the picture?", onclick: () => pick(label) }, ...inside);
+  return { node: el("li", {}, button), num, bar, button };
+}
+
+// ---- Cards.
+
+const cards = new Map(), CARD_BARS = 5;
+let focused = null; // the one card that Tab reaches; arrows go on from there
+
+function drawCards(now) {
+  const some = shown.slice(0, pages * PAGE), list = $("cards");
+  if (!some.includes(focused)) focused = some[0] ?? null;
+  const nodes = some.map((picture) => {
+    if (!cards.has(picture.id)) cards.set(picture.id, newCard(picture));
+    fillCard(cards.get(picture.id), picture, now);
+    return cards.get(picture.id).node;
+  });
+  const same = nodes.length === list.children.length && nodes.every((node, place) => node === list.children[place]);
+  if (!same) {
+    const holder = document.activeElement;
+    list.replaceChildren(...nodes);
+    if (list.contains(holder)) holder.focus({ preventScroll: true });
+  }
+  $("more").hidden = some.length >= shown.length;
+  $("more").firstElementChild.textContent = `Show more (${count(shown.length - some.length)} left)`;
+}
+
+function newCard(picture) {
+  const img = el("img", { alt: "", draggable: "false" }), none = el("span", { class: "none" });
+  const pic = el("button", { class: "pic", onclick: () => open(picture) }, img, none);
+  const answer = el("span", { class: "answer", dir: "auto" }), num = el("span", { class: "num" });
+  const bars = el("ul", { class: "scores" }), name = el("p", { class: "name", dir: "ltr", title: visible(picture.name), text: baseOf(picture) });
+  const off = el("button", { class: "icon off", tabindex: "-1", "aria-label": `Remove ${baseOf(picture)}`, title: "Remove", onclick: () => remove([picture]) }, icon("reject"));
+  const node = el("li", { class: "card" }, pic, off, el("div", { class: "line" }, answer, num), bars, name);
+  node.picture = picture;
+  return { node, pic, img, none, answer, num, bars };
+}
+
+function fillCard({ node, pic, img, none, answer, num, bars }, picture, now) {
+  wantThumb(picture);
+  if (picture.thumb && img.getAttribute("src") !== picture.thumb) img.src = picture.thumb;
+  img.hidden = !picture.thumb;
+  none.textContent = picture.error !== null ? visible(picture.error) : picture.thumb === null ? "no preview" : "";
+  none.classList.toggle("error", picture.error !== null);
+  node.classList.toggle("waiting", now !== null && !isDone(picture, now) && picture.record === null);
+  pic.setAttribute("aria-label", described(picture));
+  pic.tabIndex = picture === focused ? 0 : -1;
+  answer.textContent = picture.error === null && !picture.record ? (now ? "…" : "") : answerText(picture);
+  const score = picture.record?.score;
+  answer.classList.toggle("none", picture.error !== null || (picture.record !== null && score == null));
+  num.textContent = score == null ? "" : rounded(score);
+  bars.hidden = picture.error !== null;
+  drawBars(bars, picture, { most: CARD_BARS });
+}
+
+function focusCard(picture) {
+  const before = focused;
+  focused = picture;
+  if (cards.get(before?.id)) cards.get(before.id).pic.tabIndex = -1;
+  const card = cards.get(picture.id);
+  card.pic.tabIndex = 0;
+  card.pic.focus();
+}
+
+$("cards").addEventListener("keydown", (event) => {
+  const card = event.target.closest(".card"), place = shown.indexOf(card?.picture);
+  if (place < 0) return;
+  const across = getComputedStyle($("cards")).gridTemplateColumns.split(" ").length, last = Math.min(shown.length, pages * PAGE) - 1;
+  const to = { ArrowRight: place + 1, ArrowLeft: place - 1, ArrowDown: place + across, ArrowUp: place - across, Home: 0, End: last }[event.key];
+  if (event.key === "Delete") {
+    const next = shown[place + 1] ?? shown[place - 1];
+    remove([card.picture]);
+    if (next && pictures.length >= MANY) focusCard(next);
+    else requestAnimationFrame(() => ($("large-act") ?? $("pick")).focus());
+  } else if (to !== undefined && to >= 0 && to <= last) focusCard(shown[to]);
+  else if (to === undefined) return;
+  event.preventDefault();
+});
+
+const further = () => { pages += 1; redraw(); };
+$("more").firstElementChild.addEventListener("click", further);
+new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) further(); }, { rootMargin: "400px" }).observe($("more"));
+
+// ---- One picture, large: alone on the page, or of many in the dialog.
+
+let opened = null;
+function open(picture) {
+  opened = picture;
+  if (!$("large").open) $("large").showModal();
+  draw();
+}
+
+function drawDetail(host, picture, now) {
+  if (host.firstElementChild?.picture !== picture) host.replaceChildren(newDetail(host, picture));
+  const { img, heat, caption, answer, note, bars, hint, place, previous, next } = host.firstElementChild.parts;
+  const { error, record } = picture, alone = host === $("single");
+  caption.textContent = picture.unseen ? "The browser cannot show this kind of picture." : "";
+  answer.textContent = error !== null ? "Unreadable" : record ? answerText(picture) : now ? "…" : "";
+  answer.classList.toggle("none", error !== null || (record !== null && record.score === null));
+  note.textContent = error !== null ? visible(error) : now || !record ? "" : "Add labels to see what fits";
+  note.classList.toggle("bad", error !== null);
+  const drawn = picture.heat && picture.heat.key === heatKey(picture.heat.label) ? picture.heat : null;
+  drawBars(bars, picture, { most: at.top || 50, pick: (label) => toggleHeat(picture, label), picked: drawn?.label, digits: true });
+  bars.hidden = error !== null;
+  hint.hidden = error !== null || !record;
+  hint.textContent = drawn?.note ?? "Choose a label to see where in the picture it is found.";
+  heat.hidden = !drawn?.url;
+  if (drawn?.url && heat.getAttribute("src") !== drawn.url) heat.src = drawn.url;
+  heat.alt = drawn?.url ? `Heat map of ${visible(drawn.label)}` : "";
+  img.classList.toggle("behind", !heat.hidden);
+  if (alone) return;
+  const number = shown.indexOf(picture);
+  place.textContent = `${count(number + 1)} of ${count(shown.length)}`;
+  previous.disabled = number <= 0;
+  next.disabled = number >= shown.length - 1;
+}
+
+function newDetail(host, picture) {
+  const alone = host === $("single");
+  for (const one of pictures) if (one !== picture && one.full) { URL.revokeObjectURL(one.full); one.full = null; }
+  picture.full ??= URL.createObjectURL(picture.file);
+  const img = el("img", { src: picture.full, alt: baseOf(picture) }), heat = el("img", { class: "heat", alt: "", hidden: true });
+  img.addEventListener("error", () => { picture.unseen = true; img.hidden = true; redraw(); });
+  const caption = el("figcaption", { class: "muted" });
+  const answer = el("p", { class: "answer", dir: "auto" }), note = el("p"), bars = el("ul", { class: "scores" }), hint = el("p", { class: "muted hint", role: "status" });
+  const step = (way) => () => open(shown[shown.indexOf(opened) + way]);
+  const place = el("span", { class: "muted" });
+  const previous = el("button", { "aria-label": "Previous picture", onclick: step(-1) }, icon("left"));
+  const next = el("button", { "aria-label": "Next picture", onclick: step(1) }, icon("right"));
+  const close = alone ? null : el("button", { class: "icon", "aria-label": "Close", "data-close": true }, icon("reject"));
+  const copy = el("button", { text: "Copy JSON", onclick: () => copied(JSON.stringify(recordOf(picture), null, 1), "JSON copied") });
+  const off = el("button", { id: "large-act", text: "Remove", onclick: () => {
+    const other = shown[shown.indexOf(picture) + 1] ?? shown[shown.indexOf(picture) - 1];
+    remove([picture]);
+    if (!alone && other && pictures.length > 1) open(other);
+    else $("large").close();
+  } });
+  const node = el("div", { class: "large" },
+    el("figure", {}, el("div", { class: "stage" }, img, heat), caption),
+    el("div", { class: "about" },
+      el("div", { class: "large-head" }, el("h2", { id: "detail-name", dir: "ltr", text: baseOf(picture) }), close),
+      answer, note, bars, hint,
+      el("div", { class: "foot" }, el("div", { class: "acts" }, copy, off), alone ? null : el("div", { class: "steps" }, previous, place, next))));
+  node.picture = picture;
+  node.parts = { img, heat, caption, answer, note, bars, hint, place, previous, next };
+  return node;
+}
+
+$("large").addEventListener("close", () => { $("large-body").replaceChildren(); if (cards.has(opened?.id) && shown.includes(opened)) focusCard(opened); });
+$("large").addEventListener("keydown", (event) => {
+  const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key], next = way && shown[shown.indexOf(opened) + way];
+  if (next) open(next);
+});
+
+// ---- Heat maps: where in the picture a label is found.
+
+const heatKey = (label) => {
+  const now = asked();
+  return now && JSON.stringify([now.print, at.templates, at.labels.find((one) => nameOf(one) === label)]);
+};
+
+async function toggleHeat(picture, label) {
+  const now = asked(), key = heatKey(label);
+  if (picture.heat?.url) URL.revokeObjectURL(picture.heat.url);
+  const off = picture.heat?.label === label && picture.heat.key === key;
+  const mine = (picture.heat = off || !now ? null : { label, key, url: null, note: `Looking for ${visible(label)} in the picture …` });
+  redraw();
+  if (!mine) return undefined;
+  const { embeddings, ...request } = now.request;
+  try {
+    const image = { name: picture.name, data: await encoded(picture.file) };
+    const { heat, found } = await ask("/v1/explain", { body: JSON.stringify({ ...request, label, image }) });
+    if (picture.heat !== mine) return undefined;
+    mine.url = URL.createObjectURL(new Blob([Uint8Array.from(atob(heat), (one) => one.charCodeAt(0))], { type: "image/png" }));
+    mine.note = found ? `Bright is what speaks for ${visible(label)}; what is dark is not seen by the model. Choose it again to hide the map.` : `Nothing in the picture speaks for ${visible(label)}.`;
+  } catch (error) {
+    if (!(error instanceof Problem)) { mine.note = "The picture is gone or has changed: add it again"; return redraw(); }
+    mine.note = error.words;
+    if (error.gone) lost(error);
+  }
+  return redraw();
+}
+
+// A file in base64, as a data: address, which the server takes.
+function encoded(file) {
+  return new Promise((done, failed) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.onerror = () => failed(reader.error);
+    reader.readAsDataURL(file);
+  });
+}
+
+// ---- Export.
+
+const recordOf = (picture) => picture.record ?? { path: picture.name, label: null, score: null, scores: [], error: picture.error };
+const isReady = (picture) => picture.record !== null || picture.error !== null;
+const exported = () => shown.filter(isReady).map(recordOf);
+const printed = (score) => printedWith(score, DECIMALS);
+
+// As clipzs.writers: a row for the answer, and one for each other score that is kept.
+function rowsOf(record) {
+  if (record.error !== null) return [[record.path, "", "", record.error]];
+  const scores = record.labels ? record.scores.filter(({ label }) => record.labels.includes(label)) : record.scores;
+  const rows = scores.map(({ label, score }) => [record.path, label, printed(score), ""]);
+  const first = [record.path, record.label ?? "", record.score === null ? "" : printed(record.score), ""];
+  return [first, ...rows.filter((row) => row.join("\0") !== first.join("\0"))].slice(0, Math.max(1, rows.length));
+}
+
+function csv() {
+  return ["path,label,score,error", ...exported().flatMap(rowsOf).map((row) => row.map((text, place) => (place === 2 ? text : cell(text))).join(","))]
+    .map((line) => `${line}\n`).join("");
+}
+
+function json() {
+  const { name, digest, precision, device, engine } = modelNow();
+  const run = { clipzs: offer.clipzs, model: name, digest, precision, device, engine, templates: at.templates ? [at.templates] : ownPrompts(), labels: at.labels };
+  return `${JSON.stringify({ run, results: exported() }, null, 1)}\n`;
+}
+
+// For a POSIX shell.
+const quoted = (text) => (/^[\w./:=@%+,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+const isPlain = () => at.labels.every((label) => typeof label === "string" || Object.keys(label).length === 1);
+const NAMED = 20; // pictures in a command; of more, their folder
+
+// The words of the command, as a shell reads them.
+function command() {
+  const folders = new Set(pictures.map(({ name }) => (name.includes("/") ? name.split("/")[0] : null)));
+  const [folder] = folders, whole = folders.size === 1 && folder !== null && shown.length === pictures.length;
+  const names = whole ? [folder] : shown.length > NAMED ? ["."] : shown.map(({ name }) => name);
+  const paths = names.map((name) => (name.startsWith("-") ? `./${name}` : name));
+  const labels = isPlain() ? ["--labels", joined(at.labels.map(nameOf))] : ["--labels-file", "labels.json"];
+  const parts = ["clipzs", "classify", ...paths, ...labels], { id, device, precision } = modelNow();
+  const own = offer.options;
+  if (at.templates) parts.push("--templates", at.templates);
+  else parts.push(...own.templates.flatMap((one) => ["--templates", one]), ...own.template.flatMap((one) => ["--template", one]));
+  if (own.context) parts.push("--context", own.context);
+  if (own.language) parts.push("--language", own.language);
+  if (own.exact_decode) parts.push("--exact-decode");
+  parts.push("--model", id);
+  if (precision && precision !== (device?.startsWith("cuda") ? "fp16" : "fp32")) parts.push("--precision", precision);
+  if (at.mode !== "one") parts.push(`--${at.mode}`);
+  if (at.mode === "multi" && at.threshold !== THRESHOLD) parts.push("--threshold", String(at.threshold));
+  if (at.mode !== "multi" && at.least) parts.push("--min-score", String(at.least));
+  if (at.top) parts.push("--top-k", String(at.top));
+  return parts.map(quoted);
+}
+
+function drawSaving() {
+  const ready = exported().length;
+  const asking = asked() !== null;
+  $("command").replaceChildren(...(asking ? command() : ["Add labels first."]).flatMap((word) => [el("span", { text: visible(word) }), " "]));
+  $("copy-command").disabled = !asking;
+  $("command-note").textContent = `To be run where the pictures are: a page is not told their folder.${isPlain() ? "" : " These labels have more than a name: put labels.json beside."}`;
+  $("save-labels").hidden = isPlain();
+  $("what-saved").textContent = images(ready) + (ready < pictures.length ? `, of ${count(pictures.length)}` : "");
+  for (const id of ["save-json", "save-csv", "copy-json"]) $(id).disabled = !ready;
+}
+
+async function copied(text, words) {
+  try {
+    await navigator.clipboard.writeText(text);
+    say(words);
+  } catch { // not allowed, or not a secure address
+    const area = el("textarea", { class: "unseen", "aria-hidden": "true" });
+    (document.querySelector("dialog[open]") ?? document.body).append(area);
+    area.value = text;
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    say(done ? words : "The browser does not allow copying");
+  }
+}
+
+$("save").addEventListener("click", () => { drawSaving(); $("saving").showModal(); });
+$("copy-command").addEventListener("click", () => copied(command().join(" "), "Command copied"));
+$("copy-json").addEventListener("click", () => copied(json(), "JSON copied"));
+$("save-json").addEventListener("click", () => download("results.json", [json()], "application/json"));
+$("save-csv").addEventListener("click", () => download("results.csv", [csv()], "text/csv"));
+$("save-labels").addEventListener("click", () => download("labels.json", [JSON.stringify({ labels: at.labels }, null, 1)], "application/json"));
+
+// ---- All else that is clicked and typed.
+
+$("show").addEventListener("change", () => { show = $("show").value; pages = 1; redraw(); });
+$("sure").addEventListener("change", () => { sure = $("sure").value; pages = 1; redraw(); });
+$("show-all").addEventListener("click", () => { show = sure = ""; redraw(); });
+$("clear").addEventListener("click", () => { remove(pictures); uploads.abort(); $("pick").focus(); });
+$("cancel").addEventListener("click", () => { cancelled = true; uploads.abort(); redraw(); $("go-on").focus(); });
+$("go-on").addEventListener("click", () => { cancelled = false; go(); });
+$("help").addEventListener("click", () => $("keys").showModal());
+
+addEventListener("keydown", (event) => {
+  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.closest("input:not([type=range], [type=radio]), select, dialog")) return;
+  const act = { l: () => input.focus(), o: () => $("pick").click(), "?": () => $("keys").showModal() }[event.key.toLowerCase()];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+addEventListener("hashchange", () => { at = fromAddress(); if (offer) offered(); changed({ now: true }); });
+
+if (matchMedia("(max-width: 820px)").matches) $("options").open = false;
+if (!/mac|iphone|ipad/i.test(navigator.platform)) { /* Ctrl it is */ }
+else for (const key of document.querySelectorAll("kbd")) if (key.textContent === "Ctrl") key.textContent = "⌘";
+drawSettings();
+draw();
+connect();
+})();
