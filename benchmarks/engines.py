@@ -16,7 +16,8 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from clipzs.compiled import core, settings, threads
+from clipzs import processors
+from clipzs.compiled import core, settings
 from clipzs.conversion import converted
 from clipzs.resolve import resolve
 from clipzs.towers import OpenClipEncoder
@@ -98,7 +99,7 @@ def onnx_run(encoder: OpenClipEncoder, file: Path) -> Run:
         dynamic = ({0: torch.export.Dim("batch")},)
         torch.onnx.export(Tower(), (example,), str(file), dynamo=True, dynamic_shapes=dynamic, verbose=False)
     chosen = onnxruntime.SessionOptions()
-    chosen.intra_op_num_threads = threads()
+    chosen.intra_op_num_threads = processors.count()
     session = onnxruntime.InferenceSession(str(file), chosen, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda pixels: session.run(None, {name: pixels})[0]

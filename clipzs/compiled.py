@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from clipzs import defaults
+from clipzs import defaults, processors
 from clipzs.checkpoint import short
 from clipzs.encoder import Pixels, TextEnd, Tokens, trimmed
 from clipzs.errors import ClipzsError
@@ -224,15 +224,8 @@ def settings(precision: str) -> dict[str, Any]:
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads(),
+        "INFERENCE_NUM_THREADS": processors.count(),
     }
-
-
-def threads() -> int:
-    """Processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def core() -> Any:

@@ -86,11 +86,13 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Connection:
-    """To one server; for one thread at a time.
+    """To one server; for one thread at a time. Closed when nobody holds it any more.
 
     Attributes:
         address: as the user wrote it.
     """
+
+    _kept: http.client.HTTPConnection | None = None
 
     def __init__(self, address: str, token: str | None) -> None:
         """Nothing is connected yet.
@@ -111,37 +113,33 @@ class Connection:
         self._headers = {"User-Agent": f"clipzs/{__version__}", "Host": self._where.host}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._kept: http.client.HTTPConnection | None = None
         self._said_busy = False
 
-    def get(self, path: str, *, most: int, within: float = DESCRIBE_S) -> Any:
+    def get(self, path: str, *, most: int) -> Any:
         """The JSON at a path.
 
         Args:
             path: from "/" on.
             most: bytes of the answer.
-            within: seconds for all of it.
 
         Raises:
             NoAnswer: nobody answers, or too late.
             ServerProblem: it refuses, or is no clipzs.
         """
-        return self._json(self._answer("GET", path, b"", "", most, within))
+        return self._json(self._answer("GET", path, b"", "", most, DESCRIBE_S))
 
-    def post_json(self, path: str, document: Any, *, most: int, within: float = ANSWER_S) -> Any:
+    def post_json(self, path: str, document: Any, *, most: int) -> Any:
         """The JSON that answers JSON; arguments and errors as of `get`."""
         content = json.dumps(document).encode("ascii")
-        return self._json(self._answer("POST", path, content, "application/json", most, within))
+        return self._json(self._answer("POST", path, content, "application/json", most, ANSWER_S))
 
-    def post(self, path: str, content: Body, *, most: int, within: float = ANSWER_S) -> bytes:
+    def post(self, path: str, content: Body, *, most: int) -> bytes:
         """The bytes that answer bytes; arguments and errors as of `get`."""
-        return self._answer("POST", path, content, "application/octet-stream", most, within)
+        return self._answer("POST", path, content, "application/octet-stream", most, ANSWER_S)
 
-    def close(self) -> None:
-        """Let go of it; a later request connects anew."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            kept.close()
+    def __del__(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
 
     def strange(self, why: str) -> ServerProblem:
         """What is raised where the answer is none of clipzs'."""

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
-from clipzs import budget, defaults
+from clipzs import budget, defaults, processors
 from clipzs.errors import ImageError
 from clipzs.messages import Message, receive, send, working_folder
 
@@ -453,8 +453,7 @@ def _widen(pipe: int) -> None:
 @cache
 def _most() -> int:
     """As many workers as processors, and one for while the others wait to be asked."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors + 1, MOST)
+    return min(processors.count() + 1, MOST)
 
 
 DECODERS = Decoders()

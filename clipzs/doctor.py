@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from clipzs import __version__, catalogue, defaults, devices, hub
+from clipzs import __version__, catalogue, defaults, devices, hub, processors
 from clipzs.checkpoint import short
 from clipzs.errors import ClipzsError, ModelError, ModelUnavailable
 from clipzs.sizes import in_words
@@ -160,9 +160,7 @@ def _processor() -> Iterator[_Found]:
     yield _Found("processor", ", ".join(sorted(names)) or platform.processor() or platform.machine())
     known = ", ".join(_cpu_features()) or "not known on this system"
     yield _Found("instructions", known)
-    from clipzs.compiled import threads
-
-    yield _Found("threads", f"{threads()} of {os.cpu_count()}")
+    yield _Found("threads", f"{processors.count()} of {os.cpu_count()}")
 
 
 def _cpu_features() -> list[str]:

@@ -1,4 +1,4 @@
-"""Chromium without a window, for the tests of pages: keys, waiting, downloads, and what everyone must be able to use."""
+"""Chromium, for the tests of pages: keys, waiting, downloads, and what everyone must be able to use."""
 
 import os
 import shutil

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "score": set(),
     "stream": set(),
     "privatefiles": set(),
+    "processors": set(),
     "sizes": {"errors"},
     "database": {"privatefiles"},
     "yamlfile": set(),
@@ -76,8 +77,8 @@ MAY_IMPORT = {
         "preprocess", "score", "tokenizers",
     },
     "compiled": {
-        "checkpoint", "defaults", "encoder", "errors", "filehashes", "importing", "memory", "modelspec", "score",
-        "tokenizers",
+        "checkpoint", "defaults", "encoder", "errors", "filehashes", "importing", "memory", "modelspec", "processors",
+        "score", "tokenizers",
     },
     "conversion": {
         "agreement", "checkpoint", "compiled", "encoder", "encoders", "errors", "importing", "memory", "privatefiles",
@@ -144,7 +145,7 @@ MAY_IMPORT = {
     "pull": {"checkpoint", "chinese", "encoders", "errors", "hub", "modelspec"},
     "doctor": {
         "__init__", "cachefolder", "catalogue", "checkpoint", "compiled", "defaults", "devices", "errors", "hub",
-        "pull", "resolve", "sizes", "templates",
+        "processors", "pull", "resolve", "sizes", "templates",
     },
     "writers": {"defaults", "formulas", "results"},
     "table": {"labels", "paths", "results"},
@@ -195,6 +196,11 @@ MAY_IMPORT = {
         "columns", "embeddings", "encoder", "errors", "images", "paths", "pipeline", "results", "score", "writers",
     },
     "batch.local": {"batch.failures", "batch.folder", "batch.job", "batch.parts", "batch.worker", "errors", "interrupts"},
+    "batch.raycluster": {"errors", "processors"},
+    "batch.rayjobs": {
+        "__version__", "batch.failures", "batch.fetching", "batch.folder", "batch.job", "batch.local", "batch.parts",
+        "batch.raycluster", "batch.worker", "defaults", "errors", "interrupts", "output", "privatefiles", "processors",
+    },
     "batch.summary": {
         "batch.folder", "batch.job", "batch.parts", "batch.worker", "columns", "errors", "writers",
     },
@@ -223,6 +229,7 @@ MAY_IMPORT = {
         "serving.service",
     },
     "serving.apidoc": set(),
+    "serving.packages": {"errors"},
     "serving.app": {
         "__version__", "pipeline", "serving.answering", "serving.apidoc", "serving.bodies", "serving.describing",
         "serving.guard", "serving.heat", "serving.hf", "serving.measures", "serving.models", "serving.page",

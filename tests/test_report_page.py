@@ -570,6 +570,7 @@ def test_hostile_names_and_labels_stay_text(visit, tmp_path):
 
 # For everyone
 
+
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_every_control_has_a_name_and_text_its_contrast(visit, page_file, colours):
     page = visit(page_file, "#sort=file&label=0", color_scheme=colours)

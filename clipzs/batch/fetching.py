@@ -15,7 +15,6 @@ TOO_LARGE = f"larger than {LARGEST / 1e6:.0f} MB"
 ATTEMPTS = 3
 _PAUSE_S = 1.0  # before the second attempt; twice as long before the third
 _BLOCK = 1 << 20
-_WEB = ("http", "https")
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)  # of HTTP: what may be better the next time
 
 
@@ -25,8 +24,12 @@ def is_url(name: str) -> bool:
     return bool(mark) and scheme.replace("+", "").replace("-", "").isalnum() and scheme[:1].isalpha()
 
 
-def scheme(url: str) -> str:
-    """What comes before `://`, small."""
+def is_web(url: str) -> bool:
+    """Whether it is on a web server, which lists nothing."""
+    return _scheme(url) in ("http", "https")
+
+
+def _scheme(url: str) -> str:
     return url.partition("://")[0].lower()
 
 
@@ -36,7 +39,7 @@ def check(url: str) -> None:
     Raises:
         UsageProblem: as of `filesystem`.
     """
-    if scheme(url) not in _WEB:
+    if not is_web(url):
         filesystem(url)
 
 
@@ -55,10 +58,10 @@ def filesystem(url: str) -> tuple[Any, str]:
     except ImportError as error:
         from fsspec.registry import known_implementations
 
-        said = known_implementations.get(scheme(url), {}).get("err", str(error))
+        said = known_implementations.get(_scheme(url), {}).get("err", str(error))
         raise UsageProblem(f"{url}: a package is missing: {said}") from error
     except ValueError as error:
-        raise UsageProblem(f"{url}: {scheme(url)}:// is no kind of place that fsspec knows") from error
+        raise UsageProblem(f"{url}: {_scheme(url)}:// is no kind of place that fsspec knows") from error
     return found, str(path)
 
 
@@ -73,7 +76,7 @@ def fetch(url: str, timeout: float) -> bytes:
         ImageError: it is not there or too large, or cannot be had in `ATTEMPTS`.
         UsageProblem: as of `filesystem`.
     """
-    if scheme(url) in _WEB:
+    if is_web(url):
         return _from_web(url, timeout)
     files, path = filesystem(url)
     try:
@@ -98,10 +101,12 @@ def open_stream(url: str, timeout: float) -> BinaryIO:
         SourceError: it cannot be opened or, when it is read, read to its end.
         UsageProblem: as of `filesystem`.
     """
-    if scheme(url) not in _WEB:
+    if not is_web(url):
         return open_anywhere(url)
     try:
         return watched(url, _answer(url, timeout))
+    except urllib.error.HTTPError as error:
+        raise SourceError(f"{url}: {_refusal(error)}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise SourceError(f"{url}: cannot be opened: {words(error)}") from error
 
@@ -193,13 +198,17 @@ def _answer(url: str, timeout: float) -> http.client.HTTPResponse:
     return cast(http.client.HTTPResponse, opener.open(request, timeout=timeout or None))
 
 
+def _refusal(error: urllib.error.HTTPError) -> str:
+    error.close()
+    return f"the server says {error.code} {words(error)}"
+
+
 def _from_web(url: str, timeout: float) -> bytes:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _whole(url, timeout)
         except urllib.error.HTTPError as error:
-            error.close()
-            problem, final = f"the server says {error.code} {error.reason}", error.code not in _AGAIN
+            problem, final = _refusal(error), error.code not in _AGAIN
         except (OSError, http.client.HTTPException) as error:
             problem, final = f"cannot be fetched: {words(error)}", False
         except ValueError as error:

@@ -178,7 +178,7 @@ class _Remote(Folder):
     def __init__(self, place: str) -> None:
         super().__init__(place)
         self._files, self._root = fetching.filesystem(place.rstrip("/"))
-        if fetching.scheme(place) in ("http", "https"):
+        if fetching.is_web(place):
             raise UsageProblem(
                 f"--out {place}: nothing can be written by HTTP", hint="name a folder, or a place in an object store"
             )

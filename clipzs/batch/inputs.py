@@ -98,12 +98,11 @@ def _expanded(given: str) -> Iterator[str]:
         yield given
         return
     for name in _alternatives(given):
-        if not _GLOB.search(name) or (fetching.is_url(name) and fetching.scheme(name) in ("http", "https")):
+        far = fetching.is_url(name)
+        if not _GLOB.search(name) or (far and fetching.is_web(name)):  # in an address ? is no pattern
             yield name
             continue
-        found = (
-            fetching.glob(name) if fetching.is_url(name) else sorted(glob.glob(name, recursive=True), key=os.fsencode)
-        )
+        found = fetching.glob(name) if far else sorted(glob.glob(name, recursive=True), key=os.fsencode)
         if not found:
             raise UsageProblem(f"{name}: nothing matches")
         yield from found
@@ -156,7 +155,7 @@ def _what(name: str) -> What:
         return "table"
     if not far:
         return _by_content(name)
-    if fetching.scheme(name) in ("http", "https"):
+    if fetching.is_web(name):
         raise UsageProblem(f"{name}: what it is cannot be told by its name", hint=_HINT)
     return "folder"
 

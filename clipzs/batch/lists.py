@@ -84,19 +84,19 @@ def _of_lines(name: str, suffix: str) -> Iterator[str]:
 
 
 def _of_cells(file: BinaryIO, name: str, separator: str) -> Iterator[str]:
-    text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-    reader = csv.reader(text, delimiter=separator, strict=True)
-    try:
-        header = next(reader, [])
-        column = path_column(header)
-        if column is None:
-            raise _no_column(name, header)
-        place = header.index(column)
-        for row in reader:
-            if row:
-                yield original(row[place]) if place < len(row) else ""
-    except csv.Error as error:
-        raise UsageProblem(f"{name}:{reader.line_num}: not a table: {error}") from error
+    with io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
+        reader = csv.reader(text, delimiter=separator, strict=True)
+        try:
+            header = next(reader, [])
+            column = path_column(header)
+            if column is None:
+                raise _no_column(name, header)
+            place = header.index(column)
+            for row in reader:
+                if row:
+                    yield original(row[place]) if place < len(row) else ""
+        except csv.Error as error:
+            raise UsageProblem(f"{name}:{reader.line_num}: not a table: {error}") from error
 
 
 def _of_objects(file: BinaryIO, name: str) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def cluster(address: str, workers: int | None) -> Iterator[Any]:
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         if local:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            stack.enter_context(_settings())
         try:
             import ray
             import ray.data
@@ -144,10 +145,16 @@ def cluster(address: str, workers: int | None) -> Iterator[Any]:
         yield ray
 
 
-def nodes(ray: Any) -> list[Node]:
-    """The machines of a connected cluster that have processors for workers."""
+def nodes(ray: Any, address: str, workers: int | None) -> list[Node]:
+    """The machines of a connected cluster that have processors for workers.
+
+    Args:
+        ray: as of `cluster`, with the same address and workers.
+    """
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(one["CPU"], one.get("GPU", 0.0)) for one in alive if one.get("CPU")]
+    # A cluster of one's own was told of more processors than there are, to spare Ray the wait for one that is free.
+    most = max(processors.count(), workers or 0) if address == LOCAL else float("inf")
+    return [Node(min(one["CPU"], most), one.get("GPU", 0.0)) for one in alive if one.get("CPU")]
 
 
 def _check_reachable(address: str) -> None:
@@ -182,6 +189,24 @@ def _check_reachable(address: str) -> None:
         raise UsageProblem(f"--ray {address}: no Ray cluster at {place}: {error}", hint=_HINT) from error
     if answer[3:4] != bytes([_SETTINGS]):
         raise UsageProblem(f"--ray {address}: what answers at {place} is no Ray cluster", hint=_HINT)
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """For a cluster of one's own: it tells nobody about itself, and has a token of its own unless there is another.
+
+    It listens on all addresses, and Ray's own token would be kept where other users of the machine may read it.
+    """
+    settings = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if not any(name.startswith("RAY_AUTH_") for name in os.environ):
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    settings = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name in settings:
+            os.environ.pop(name, None)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import logging
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 PORT = 8765
 TOKEN = "CLIPZS_TOKEN"  # noqa: S105  (the name of the variable)
-_PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 _SHORTEST = 16  # characters of a token
 _SERVER, _LIMITS = "Server", "Limits"
 
@@ -163,9 +161,9 @@ def serve(
     """
     set_up(quiet=talk.quiet, verbose=talk.verbose)
     logging.getLogger("clipzs").handlers = [_Lines()]
-    missing = [package for package in _PACKAGES if find_spec(package) is None]
-    if missing:
-        raise UsageProblem(f"the server needs {', '.join(missing)}", hint="pip install 'clipzs[serve]'")
+    from clipzs.serving import packages
+
+    packages.check()
     host, port, uds = _place(ctx, host, port, uds)
     from clipzs import servernotes
     from clipzs.decoders import DECODERS

@@ -192,7 +192,8 @@ async function isAlive() {
 
 // ---- Pictures: each is uploaded once for each model; its embedding comes back and is asked about from then on.
 
-const UPLOADS = 2, TOGETHER = 16, TOGETHER_BYTES = 8e6; // requests at a time; pictures in one, and their bytes
+// Requests at a time; pictures in one, and their bytes; bytes of a request besides.
+const UPLOADS = 2, TOGETHER = 16, TOGETHER_BYTES = 8e6, SPARE = 1e6;
 let pictures = [], numbered = 0;
 let uploads = new AbortController(), scoring = new AbortController();
 let flying = 0, refused = null, cancelled = false, timer = 0;
@@ -204,7 +205,7 @@ class Picture {
   key = null; // of what it answers
   error = null;
   flying = false;
-  alone = false; // with others the request was too large
+  alone = false; // is sent by itself: sent with others, something broke
   thumb = undefined; // its address; null: the browser cannot show it
   heat = null;
   constructor(file, name) {
@@ -289,11 +290,12 @@ function nextChunk(now) {
   let size = 0;
   for (const one of pictures) {
     if (one.flying || !isPending(one, now)) continue;
-    if (one.file.size > offer.limits.image_bytes) { one.error = `larger than ${offer.limits.image_bytes / 1e6} MB, the most that this server takes`; continue; }
+    const { images: most, image_bytes: each, body_bytes: all } = offer.limits, largest = Math.min(each, all - SPARE);
+    if (one.file.size > largest) { one.error = `larger than ${largest / 1e6} MB, the most that this server takes`; continue; }
     size += one.file.size;
-    if (some.length && (size > Math.min(TOGETHER_BYTES, offer.limits.body_bytes / 2) || one.alone || some[0].alone)) break;
+    if (some.length && (size > Math.min(TOGETHER_BYTES, all - SPARE) || one.alone || some[0].alone)) break;
     some.push(one);
-    if (some.length === Math.min(TOGETHER, offer.limits.images)) break;
+    if (some.length === Math.min(TOGETHER, most)) break;
   }
   return some;
 }
@@ -326,9 +328,7 @@ async function send(some, now, signal) {
 
 async function notSent(error, some, now) {
   if (error.name === "AbortError") return;
-  if (error.status === 413 && some.length > 1) for (const one of some) one.alone = true;
-  else if (error.status === 413) some[0].error = error.message;
-  else if (error.status !== 0 || !(await isAlive())) failed(error, now);
+  if (error.status !== 0 || !(await isAlive())) failed(error, now);
   else { // the server is there: a file is not, or has changed since, or the connection broke
     for (const one of some)
       if (!(await one.file.slice(0, 1).arrayBuffer().catch(() => null))) one.error = "The file is gone or has changed: add it again";
@@ -983,10 +983,11 @@ function csv() {
     .map((line) => `${line}\n`).join("");
 }
 
+// As clipzs.writers.JsonWriter: a record a line.
 function json() {
   const { name, digest, precision, device, engine } = modelNow();
   const run = { clipzs: offer.clipzs, model: name, digest, precision, device, engine, templates: at.templates ? [at.templates] : ownPrompts(), labels: at.labels };
-  return `${JSON.stringify({ run, results: exported() }, null, 1)}\n`;
+  return `{"run": ${JSON.stringify(run)},\n"results": [\n${exported().map((one) => JSON.stringify(one)).join(",\n")}\n]}\n`;
 }
 
 // For a POSIX shell.

@@ -379,14 +379,16 @@ async def form(request: Request, limits: Limits, share: Share) -> tuple[Question
     except (MultiPartException, HTTPException) as error:
         message = getattr(error, "message", None) or str(error)
         raise Refusal(MALFORMED, message.rstrip(".")) from error
-    text = fields.get("request", "{}")
-    if not isinstance(text, str):
-        raise Refusal(MALFORMED, "`request` is a file, and should be a field of JSON")
-    images = []
-    for number, (key, value) in enumerate((k, v) for k, v in fields.multi_items() if k != "request"):
-        if key != "image" or isinstance(value, str):
-            raise Refusal(MALFORMED, f"unknown field {key!r}", hint="`request` is JSON, and `image` a file")
-        images.append(Given(value.filename or f"image-{number}", await value.read()))
+    text, images = fields.get("request", "{}"), []
+    try:
+        if not isinstance(text, str):
+            raise Refusal(MALFORMED, "`request` is a file, and should be a field of JSON")
+        for number, (key, value) in enumerate((k, v) for k, v in fields.multi_items() if k != "request"):
+            if key != "image" or isinstance(value, str):
+                raise Refusal(MALFORMED, f"unknown field {key!r}", hint="`request` is JSON, and `image` a file")
+            images.append(Given(value.filename or f"image-{number}", await value.read()))
+    finally:
+        await fields.close()
     if not images:
         raise Refusal(MALFORMED, "no image", hint="send each as a file in a field called `image`")
     return parsed(text.encode(), Question), images

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clipzs.serving.refusals import FORBIDDEN, NO_TOKEN, Refusal, of, stopping
+from clipzs.serving.refusals import FORBIDDEN, NO_TOKEN, TOO_SLOW, Refusal, of, stopping
 from clipzs.serving.service import Service
 
 OPEN = {"/", "/page.css", "/page.js", "/docs", "/openapi.json", "/health"}  # to be read without a token; no secrets
@@ -131,7 +131,7 @@ async def _refuse(refusal: Refusal, reading: _Reading, answer: _Answer) -> None:
     size = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(_DRAINED_S):
-            while not reading.ended and size < _DRAINED_BYTES:
+            while not reading.ended and size < _DRAINED_BYTES and refusal.status != TOO_SLOW:
                 size += len((await reading()).get("body", b""))
     await answer({"type": "http.response.body", "body": b""})
 

@@ -238,11 +238,11 @@ class ServedModel:
             return
         fresh = prepared.pixels is not None
         outcome = "embedded" if fresh else "unreadable" if prepared.error is not None else "known"
-        self._measures.images.labels(self.id, outcome).inc()
         if fresh:
             self.thread.embed(prepared, done)
         elif done.set_running_or_notify_cancel():
             done.set_result(prepared)
+        self._measures.images.labels(self.id, outcome).inc()
 
     def _prepared(self, image: Given) -> Prepared:
         if image.embedding is not None:

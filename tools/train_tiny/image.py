@@ -27,8 +27,7 @@ from . import parallel
 from .augment import plain
 from .common import DIM, MODEL, cosine, parser, save, wait_while
 from .pictures import Sampler, Source, load_train, load_val
-from .tables import OFTEN
-from .targets import COARSE, Targets, anchor_loss
+from .targets import Targets, anchor_loss
 
 
 class Tower(torch.nn.Module):
@@ -92,18 +91,13 @@ def size_at(schedule: str, progress: float) -> int:
     return int(size)
 
 
-def often(text: str) -> dict[str, int]:
-    """``cat=3,dog=2`` -> how often pictures of classes with these parents are listed."""
-    return {name: int(times) for name, _, times in (part.partition("=") for part in text.split(","))}
-
-
 def work(rank: int, args: argparse.Namespace, store: Path) -> None:
     """One of ``args.workers`` processes; rank 0 prints, validates and saves the shared state."""
     torch.set_num_threads(args.threads)
     parallel.join(rank, args.workers, store)
     torch.manual_seed(args.seed)
     targets = Targets(args.work / "anchors.pt")
-    sampler = Sampler(load_train(args.work, targets, args.often), args.batch // args.workers, args.seed)
+    sampler = Sampler(load_train(args.work, targets), args.batch // args.workers, args.seed)
     targets.balance(sampler.frequency(targets.count))
     val = load_val(args.work, targets.of_key) if rank == 0 else {}
     model = Tower(MODEL["vision_cfg"]["timm_model_name"]).to(memory_format=torch.channels_last)
@@ -113,8 +107,6 @@ def work(rank: int, args: argparse.Namespace, store: Path) -> None:
             {n.removeprefix("visual.trunk."): v.float() for n, v in exported.items() if n.startswith("visual.trunk.")}
         )
         model.log_scale.data.copy_(exported["logit_scale"])
-    if args.after:
-        model.load_state_dict(torch.load(args.work / args.after, weights_only=False)["ema"])
     ema = copy.deepcopy(model)
     parameters = list(model.parameters())
     owner = parallel.owners(parameters, args.workers)
@@ -163,7 +155,7 @@ def work(rank: int, args: argparse.Namespace, store: Path) -> None:
         model.train()
         fine, coarse = anchor_loss(model(x), y, model.log_scale.clamp(max=4.0).exp(), targets)
         model.zero_grad(set_to_none=True)
-        (fine + args.coarse * coarse).backward()
+        (fine + 0.5 * coarse).backward()
         now = time.monotonic()
         wish = torch.tensor(
             [float(now - saved > args.save_every), float(bool(stopping) or now - begun > args.stop_after)]
@@ -209,9 +201,6 @@ def main() -> None:
     made.add_argument("--save-every", type=float, default=240, help="seconds")
     made.add_argument("--name", default="image")
     made.add_argument("--init", type=Path, default=None, help="exported weights (.safetensors) to start from")
-    made.add_argument("--after", default=None, help="file in WORK: the finished image tower to start from")
-    made.add_argument("--often", type=often, default=OFTEN, help="like cat=3,dog=2; see tables.OFTEN")
-    made.add_argument("--coarse", type=float, default=COARSE, help="weight of the loss of the parents")
     made.add_argument("--stop-after", type=float, default=math.inf, help="seconds")
     args = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:

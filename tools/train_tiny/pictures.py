@@ -47,9 +47,9 @@ def load(work: Path, name: str, of_key: list[int], keys_of: str | None = None) -
     return Source(np.load(folder / f"{name}.npy", mmap_mode="r"), classes, np.flatnonzero(use), np.flatnonzero(held))
 
 
-def load_train(work: Path, targets: Targets, often: dict[str, int] = OFTEN) -> dict[str, Source]:
-    """Every data set of SHARES by name, its training rows as often as ``often`` says."""
-    times = np.array([max(often.get(parent, 1) for parent in ("", *parents)) for _, parents in targets.classes])
+def load_train(work: Path, targets: Targets) -> dict[str, Source]:
+    """Every data set of SHARES by name, its training rows as often as OFTEN says."""
+    times = np.array([max(OFTEN.get(parent, 1) for parent in ("", *parents)) for _, parents in targets.classes])
     found = {}
     for name in SHARES:
         source = load(work, name, targets.of_key[name])

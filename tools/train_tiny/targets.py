@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 RIGHT, WRONG, NEITHER = 1, 0, -1
-COARSE = 0.5  # weight of the loss of the parents beside that of the classes
 BALANCE = 0.5  # of the logarithm of how often a class or coarse word occurs
 
 
