@@ -15,6 +15,7 @@ UNKNOWN_LABEL = "unknown"
 THRESHOLD = 0.5  # of probabilities that labels have each for itself
 SIMILAR = 0.97  # cosine from which on two images are nearly the same
 FOUND = 10  # images that a search shows
+PART_SIZE = 4096  # images of a part of a batch, where it can be chosen: a multiple of what goes through the model
 DECIMALS = 4  # of scores: those behind them are not the same for every batch size
 
 MAX_MEGAPIXELS = 178.0  # about Pillow's own limit against decompression bombs

@@ -179,7 +179,8 @@ def _attention() -> "Iterator[list[torch.Tensor]]":
     """
     import torch
 
-    functional, seen, here = torch.nn.functional, [], threading.get_ident()
+    functional, here = torch.nn.functional, threading.get_ident()
+    seen: list[torch.Tensor] = []
 
     def explicit(
         query: torch.Tensor,

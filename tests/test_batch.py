@@ -119,7 +119,7 @@ def test_a_job_goes_on_and_makes_anew_only_what_is_missing(run, pictures, tmp_pa
 @pytest.mark.parametrize(
     ("changed", "difference"),
     [
-        (("--labels", "cat,horse"), "labels differ: it has 'dog'"),
+        (("--label", "horse"), "labels differ: it has no 'horse'"),
         (("--min-score", "0.5"), "--min-score"),
         (("--part-size", "5"), "--part-size was 4, now 5"),
         (("--decimals", "3"), "--decimals was 6, now 3"),

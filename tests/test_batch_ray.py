@@ -132,12 +132,16 @@ class Gate:
         os.write(self._writer, image)
         os.close(self._writer)
 
+    def drop(self, reader: int) -> None:
+        """Be there for others: the worker of this process is gone."""
+        kill(reader)
+        os.close(self._writer)
+
     def kill(self) -> None:
         """Kill the worker that comes to it."""
         reader, worker = self.reader()
         kill(worker)
-        kill(reader)
-        os.close(self._writer)
+        self.drop(reader)
 
 
 class Cluster:
@@ -237,17 +241,29 @@ def gates(folder: Path, *names: str) -> list[Gate]:
     return [Gate(folder / name) for name in names]
 
 
-def begun(folder: Path, *more: str, environment: dict[str, str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "clipzs", *JOB, "--out", "out", *more],
-        cwd=folder,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+@pytest.fixture
+def begun() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start the job in a folder, with more options, in an environment."""
+    drivers = []
+
+    def begin(folder: Path, *more: str, environment: dict[str, str]) -> "subprocess.Popen[str]":
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "clipzs", *JOB, "--out", "out", *more],
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        drivers.append(driver)
+        return driver
+
+    yield begin
+    for driver in drivers:
+        driver.kill()
+        driver.communicate()
 
 
 def ended(driver: "subprocess.Popen[str]") -> tuple[int, str]:
@@ -272,7 +288,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 @needs_ray
 def test_whoever_is_killed_every_image_has_one_row_and_the_same_as_without_ray(
-    cluster, images, photo, run, monkeypatch, tmp_path
+    cluster, images, photo, begun, run, monkeypatch, tmp_path
 ):
     cluster.start(f"--address={cluster.address}")
     # Two shards without Ray, of images that stop nobody.
@@ -304,13 +320,14 @@ def test_whoever_is_killed_every_image_has_one_row_and_the_same_as_without_ray(
         done = [threads.submit(driver.feed, photo)]
         done.append(threads.submit(lambda: (worker.kill(), worker.feed(photo))))
         done.append(threads.submit(lambda: [poison.kill() for _ in range(3)]))
-        raylets = {gate: parent(gate.reader()[1]) for gate in (one, two)}
+        under_way = {gate: gate.reader() for gate in (one, two)}
         doomed = cluster.raylet(1)
-        (dying,) = (gate for gate, raylet in raylets.items() if raylet == doomed)
+        (dying,) = (gate for gate, (_, hand) in under_way.items() if parent(hand) == doomed)
         kill(doomed)
         (living,) = {one, two} - {dying}
         living.give(photo)
-        dying.give(b"")
+        wait_for(lambda: not command(under_way[dying][1]))  # it lives on for a moment
+        dying.drop(under_way[dying][0])
         dying.feed(photo)
         for each in done:
             each.result()
@@ -345,7 +362,7 @@ def test_whoever_is_killed_every_image_has_one_row_and_the_same_as_without_ray(
 
 
 @needs_ray
-def test_ctrl_c_leaves_nothing_of_ray_and_whole_parts_that_need_no_ray_to_go_on(images, photo, run, monkeypatch):
+def test_ctrl_c_leaves_nothing_of_ray_and_whole_parts_that_need_no_ray_to_go_on(images, photo, begun, run, monkeypatch):
     (gate,) = gates(images, "two.jpg")
     out = images / "out"
     with tempfile.TemporaryDirectory(dir="/tmp") as temporary:

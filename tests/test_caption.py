@@ -8,7 +8,7 @@ from clipzs import Classifier, Label
 
 TINY = ("--model", "tiny")
 SENTENCES = (
-    "a cat looking at the camera",
+    "a cat, seen from the front",
     "a cup of coffee, seen from above",
     "a rocket on its way",
     "a sign that says <> and {}",

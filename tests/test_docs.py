@@ -2,12 +2,14 @@
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from clipzs import catalogue, labelfiles, labels
 from clipzs.cli import app
@@ -77,6 +79,39 @@ def test_links_between_the_documents_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_options_in_the_examples_of_the_documents_are_those_of_the_commands():
+    known = {name.split()[1]: set[str]() for name, _ in commands()}
+    for name, command in commands():
+        known[name.split()[1]] |= {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)}
+    checked = 0
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+        blocks = re.findall(r"```(?:sh|console|yaml)\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+        text = re.sub(r"\\\n\s*", " ", "\n".join(blocks))
+        for name, words in re.findall(r"clipzs ([a-z]+)\b([^|&#;\n]*)", text):
+            flags = set(re.findall(r"(?<=\s)--[a-z][a-z-]*", words)) - {"--help", "--"}
+            assert name in known, (page.name, name)
+            assert flags <= known[name], (page.name, name, flags - known[name])
+            checked += len(flags)
+    assert checked > 100
+
+
+def test_the_files_and_scripts_in_docs_scale_md_are_whole(tmp_path):
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    (manifest,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    job, ray = yaml.safe_load_all(manifest)
+    scripts = [job["data"]["batch.sh"], *re.findall(r"```sh\n(.*?)```", page, re.S)]
+    cluster = ray["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+    assert cluster["headGroupSpec"]["template"]["spec"]["volumes"][0]["configMap"]["name"] == job["metadata"]["name"]
+    (tmp_path / "labels.yaml").write_text(job["data"]["labels.yaml"])
+    assert len(labels.checked(labelfiles.read(tmp_path / "labels.yaml"))) == 3
+    for script in scripts:
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0, script
 
 
 def test_the_changelog_names_every_command():

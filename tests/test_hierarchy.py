@@ -271,7 +271,7 @@ def test_answers_are_those_of_the_scores_without_roll_up(run, tree, least):
 
 def test_an_answer_that_is_a_group_is_told_in_every_format(run, tree, cat):
     def told(*options: str) -> str:
-        result = run("classify", cat, "--labels-file", tree, *TINY, "--roll-up", 0.9, "--decimals", 4, *options)
+        result = run("classify", cat, "--labels-file", tree, *TINY, "--roll-up", 0.99, "--decimals", 4, *options)
         assert (result.exit_code, result.stderr) == (0, "")
         return result.stdout
 
@@ -298,7 +298,7 @@ def test_an_answer_that_is_a_group_is_told_in_every_format(run, tree, cat):
 
 
 def test_the_table_ends_with_the_answers_and_their_mean_scores(run, tree, cat, coffee):
-    options = ("--labels-file", tree, *TINY, "--roll-up", 0.9)
+    options = ("--labels-file", tree, *TINY, "--roll-up", 0.99)
     (record,) = records(run("classify", cat, *options, "--json").stdout)
     shown = run("classify", cat, cat, coffee, *options, "-f", "table").stdout
     assert f"pet                    2   66.7%       {record['score']:.1%}" in shown
@@ -314,10 +314,10 @@ def test_what_cannot_be_read_has_no_groups(run, tree, tmp_path):
 def test_with_unknown_the_groups_share_what_is_left(run, tree):
     options = ("--labels-file", tree, *TINY, "--unknown", "--json")
     plain = records(run("classify", *PHOTOS, *options).stdout)
-    rolled = records(run("classify", *PHOTOS, *options, "--roll-up", 0.6).stdout)
+    rolled = records(run("classify", *PHOTOS, *options, "--roll-up", 0.975).stdout)
     for before, after in zip(plain, rolled, strict=True):
         row = {one["label"]: one["score"] for one in before["scores"]}
-        assert after["label"] == answer_of(row, 0.6)
+        assert after["label"] == answer_of(row, 0.975)
         assert after["label"] != "unknown" or after["score"] == row["unknown"]
         together = sum(row[name] for name, groups in GROUPS.items() if "animal" in groups)
         told = {one["label"]: one["score"] for one in after["groups"]}
@@ -417,7 +417,7 @@ def test_the_log_names_the_groups_and_the_limit(run, tree, cat, tmp_path):
 
 def test_groups_and_roll_up_in_python(cat):
     known = [Label(name, groups=groups) for name, groups in GROUPS.items()]
-    (result,) = Classifier(known, model="tiny", roll_up=0.9).classify(cat)
+    (result,) = Classifier(known, model="tiny", roll_up=0.99).classify(cat)
     assert (result.label, result.answers) == ("pet", ("pet",))
     assert result.score == result.groups[0].score
     assert [group.label for group in result.groups] == ["pet", "animal"]

@@ -228,6 +228,12 @@ MAY_IMPORT = {
         "labels", "serving.answering", "serving.bodies", "serving.describing", "serving.models", "serving.refusals",
         "serving.service",
     },
+    "serving.page": {"defaults", "pages", "paths"},
+    "serving.heat": {
+        "classifier", "decoders", "errors", "explaining", "heatmap", "images", "overlay", "preprocess",
+        "serving.answering", "serving.bodies", "serving.describing", "serving.models", "serving.refusals",
+        "serving.service",
+    },
     "serving.apidoc": set(),
     "serving.packages": {"errors"},
     "serving.app": {
@@ -293,6 +299,12 @@ def test_torch_and_open_clip_are_imported_only_by_the_module_that_owns_them(path
     heavy = [(name, top) for name, top in imports(path) if name.split(".")[0] in HEAVY]
     assert [name for name, top in heavy if top] == []
     assert path.stem in OWNERS or heavy == []
+
+
+def test_ray_is_imported_only_where_a_cluster_was_asked_for():
+    users = {row_of(path) for path in MODULES for name, _ in imports(path) if name.split(".")[0] == "ray"}
+    assert users == {"batch.raycluster", "batch.rayjobs"}
+    assert not any(name.split(".")[0] == "ray" and top for path in MODULES for name, top in imports(path))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -219,3 +220,35 @@ def test_embeddings_of_a_batch_are_those_of_the_images_that_could_be_read(out, d
     (out / "part-000002.parquet").write_bytes(table(names))
     with pytest.raises(EmbeddingsError, match=r"part-000002\.parquet: no embeddings in it"):
         embeddings.read(out)
+
+
+def test_what_takes_results_takes_the_folder_of_a_batch(run, cat, coffee, tmp_path, monkeypatch):
+    """Every command says the same of it as of the records of classify, and search and dupes find what is in it."""
+    monkeypatch.chdir(tmp_path)
+    for label, photo in (("cat", cat), ("cup", coffee), ("photographer", coffee.with_name("photographer.jpg"))):
+        Path("in", label).mkdir(parents=True)
+        os.link(photo, Path("in", label, "1.jpg"))
+    Path("in", "cup", "2.jpg").write_text("no image")
+    shutil.copy(cat, "in/cat/2.jpg")
+    asked = ("in", "--labels", "cat,cup,photographer", "--model", "tiny")
+    assert run("classify", *asked, "-o", "one.jsonl").exit_code == 3
+    assert run("batch", *asked, "--out", "out", "--part-size", 2, "--embeddings").exit_code == 3
+    for command, words in (
+        (("filter", "--is", "cup", "--results"), "in/cup/1.jpg"),
+        (("sort", "--to", "sorted", "-n", "--results"), "in/cat/1.jpg\tsorted/"),
+        (("eval", "in", "--json", "--results"), '"images": 4,'),
+    ):
+        said = [run(*command, results) for results in ("one.jsonl", "out")]
+        assert said[0].exit_code == said[1].exit_code == 3, said[1].stderr
+        assert said[0].stdout == said[1].stdout
+        assert words in said[1].stdout
+    assert run("export", "out", "--to", "parquet", "-o", "all.parquet").exit_code == 3
+    assert [*records.read("all.parquet")] == [*records.read("one.jsonl")]
+    assert run("report", "out/", "-o", "page.html").exit_code == 0
+    assert (
+        '"path": ["cat/1.jpg", "cat/2.jpg", "cup/1.jpg", "cup/2.jpg", "photographer/1.jpg"]'
+        in Path("page.html").read_text()
+    )
+    found = run("search", "--like", coffee, "--embeddings", "out", "--model", "tiny", "-k", 1).stdout.split("\t")
+    assert (found[0], float(found[1])) == ("in/cup/1.jpg", pytest.approx(1, abs=1e-4))
+    assert run("dupes", "--embeddings", "out", "-f", "paths").stdout == "in/cat/2.jpg\n"

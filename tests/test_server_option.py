@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,29 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import EXAMPLES
-from relay import Answer, Broken, Fault, Relay
+from servers import Answer, Broken, Fault, Relay, started
 
 from clipzs import Classifier, connection, servernotes
 
 LABELS = ("--labels", "cat,rocket,a cup of coffee,temple,flower")
 TINY = ("--model", "tiny", "--no-image-cache")
-PATIENCE_S = 60
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory, shared_compiled: Path) -> Iterator[str]:
     """A real server, for all tests of this module."""
-    cache = tmp_path_factory.mktemp("served")
-    (cache / "compiled").symlink_to(shared_compiled)
-    command = [sys.executable, "-m", "clipzs", "serve", "--model", "tiny", "--port", "0", "--cache-dir", str(cache)]
-    with subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE) as process:
-        end = time.monotonic() + PATIENCE_S
-        while not (notes := servernotes.running(servernotes.folder(cache))):
-            assert process.poll() is None, "the server did not start"
-            assert time.monotonic() < end, "the server does not listen"
-            time.sleep(0.02)
-        yield notes[0].url
-        process.terminate()
+    with started(tmp_path_factory.mktemp("served"), shared_compiled) as (url, _):
+        yield url
 
 
 @pytest.fixture

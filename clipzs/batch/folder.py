@@ -100,14 +100,13 @@ class Folder(ABC):
 
 
 def opened(place: str) -> Folder:
-    """A folder, which is made if it is not there.
+    """A folder, which is made when something is written to it.
 
     Args:
         place: a path, or the URL of a place in an object store.
 
     Raises:
-        UsageProblem: it is in a store that cannot be written to, or whose package is missing.
-        OutputError: it cannot be made.
+        UsageProblem: it is a file, or in a store that cannot be written to, or whose package is missing.
     """
     return _Remote(place) if fetching.is_url(place) else _Local(place)
 
@@ -116,12 +115,8 @@ class _Local(Folder):
     def __init__(self, place: str) -> None:
         super().__init__(place)
         self._root = Path(place)
-        try:
-            self._root.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise UsageProblem(f"--out {place} is a file", hint="name a folder for the results") from error
-        except OSError as error:
-            raise problem(self._root, error) from error
+        if self._root.exists() and not self._root.is_dir():
+            raise UsageProblem(f"{place} is a file, not a folder", hint="name a folder for the results")
 
     def open(self, name: str, start: int = 0, stop: int | None = None) -> BinaryIO:
         file = open(self._root / name, "rb")  # noqa: SIM115  # is closed by who asked for it
@@ -139,7 +134,7 @@ class _Local(Folder):
     def writing(self, name: str, *, first: bool = False) -> Iterator[BinaryIO]:
         path, complete = self._root / name, False
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path, first=first) as file:
                 yield file
                 complete = True
@@ -162,14 +157,23 @@ class _Local(Folder):
     @contextmanager
     def planning(self, waiting: Callable[[], None]) -> Iterator[None]:
         path, said = self._root / _LOCK, False
-        with open(path, "ab") as file:
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            file = open(path, "ab")  # noqa: SIM115  # is closed below
+        except OSError as error:
+            raise problem(self._root, error) from error
+        with file:
             while not locked(file.fileno()):
                 if not said:
                     waiting()
                     said = True
                 time.sleep(_PATIENCE_S)
-            yield
-            path.unlink(missing_ok=True)  # who has it open and waits will find the work done
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)  # who has it open and waits will find the work done, or do it
+                with suppress(OSError):
+                    self._root.rmdir()  # if nothing came of it
 
 
 class _Remote(Folder):

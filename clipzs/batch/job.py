@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from clipzs import __version__
 from clipzs.batch import folder
 from clipzs.batch.folder import Folder
-from clipzs.batch.parts import LISTING, PART_SIZE, Part
-from clipzs.defaults import DECIMALS
+from clipzs.batch.parts import LISTING, Part
+from clipzs.defaults import DECIMALS, PART_SIZE
 from clipzs.errors import OutputError, UsageProblem, quoted
 from clipzs.labels import Label
 from clipzs.options import Options
@@ -71,7 +71,7 @@ class Job:
     part_size: int = PART_SIZE
 
     def folder(self) -> Folder:
-        """The folder of the output, which is made if it is not there; errors as of `folder.opened`."""
+        """The folder of the output; errors as of `folder.opened`."""
         return folder.opened(self.out)
 
     def file(self, part: Part) -> str:
@@ -175,7 +175,8 @@ def read(here: Folder) -> dict[str, Any] | None:
     """
     try:
         said = json.loads(here.read(NAME))
-        if not isinstance(said["asked"], dict) or not all(isinstance(said[key], str) for key in ("model", "config")):
+        texts = [said["model"], said["config"], *said["names"]]
+        if not isinstance(said["asked"], dict) or not all(isinstance(text, str) for text in texts):
             raise ValueError
     except FileNotFoundError:
         return None

@@ -9,7 +9,7 @@ from clipzs.batch.folder import Folder
 from clipzs.batch.job import Job
 from clipzs.batch.parts import Part
 from clipzs.batch.worker import Advance, PartDone, Worker
-from clipzs.errors import SourceError
+from clipzs.errors import ModelError, SourceError
 from clipzs.interrupts import Interrupts
 
 
@@ -42,13 +42,13 @@ class Left:
 
 
 def left(job: Job, here: Folder, plan: Iterable[Part], *, retry_failed: bool = False) -> Left:
-    """What is not there yet. A part that a process died of is left out, unless such parts are to be tried again.
+    """What is not there yet, but for parts that a process died of, unless they are asked for.
 
     Args:
         job: of the parts.
         here: the folder of its output.
         plan: all parts, or some of them.
-        retry_failed: try parts again that a process died of, with their images one by one.
+        retry_failed: try such parts again, with their images one by one.
     """
     there, troubled = here.names(), failures.numbers(here)
     parts, failed = [], {}
@@ -80,12 +80,14 @@ def run(worker: Worker, wanted: Left, *, advance: Advance, done: Callable[[PartD
     outcome = Outcome(failed=dict(wanted.failed))
     with Interrupts(lambda: None) as interrupts:
         try:
+            if wanted.parts:
+                worker.warm_up()  # a model that cannot be used is the end of all parts
             for part, alone in wanted.parts:
                 try:
                     made = worker.run(part, alone=alone, advance=advance)
-                except SourceError as error:
+                except (SourceError, ModelError) as error:
                     outcome.failed[part.id] = str(error)
-                    failures.note(worker.folder, part, str(error), alone=False)
+                    failures.note(worker.folder, part, str(error), alone=isinstance(error, ModelError))
                     continue
                 if not made.there:
                     outcome.done.append(made)

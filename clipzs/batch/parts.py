@@ -8,7 +8,6 @@ from typing import Any, Literal
 from clipzs.writers import json_text
 
 LISTING = "inputs.jsonl"  # the list of all inputs, in the folder of the output
-PART_SIZE = 4096  # images of a part, where it can be chosen: a multiple of the usual batch
 Kind = Literal["paths", "tar", "parquet"]
 
 

@@ -25,7 +25,7 @@ def plan(
         job: with its inputs.
         here: the folder of its output.
         waiting: called if another process is making it.
-        found: called now and then with the number of inputs so far.
+        found: called now and then with how many more inputs were found.
 
     Raises:
         UsageProblem: the folder has the plan of other inputs, or as of `inputs.listed`.
@@ -40,8 +40,11 @@ def plan(
             if not here.exists(PLAN):
                 _cut(job, here)
     _check(job, here)
-    with here.open(PLAN) as file:
-        return [*map(parts.read, file)]
+    try:
+        with here.open(PLAN) as file:
+            return [*map(parts.read, file)]
+    except (ValueError, TypeError) as error:
+        raise _strange(here, PLAN) from error
 
 
 def _list(job: Job, here: Folder, found: Callable[[int], None]) -> None:
@@ -51,7 +54,7 @@ def _list(job: Job, here: Folder, found: Callable[[int], None]) -> None:
         for number, line in enumerate(inputs.listed(job.inputs), 1):
             file.write(line)
             if number % _COUNTED == 0:
-                found(number)
+                found(_COUNTED)
         if not number:
             raise ClipzsError(
                 "nothing to classify: no images found",
@@ -65,10 +68,12 @@ def _check(job: Job, here: Folder) -> None:
         with here.open(parts.LISTING) as file:
             asked = json.loads(file.readline())["asked"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageProblem(
-            f"{here.place}/{parts.LISTING} is not what clipzs writes", hint="choose another folder"
-        ) from error
+        raise _strange(here, parts.LISTING) from error
     job.check_asked(here, asked)
+
+
+def _strange(here: Folder, name: str) -> UsageProblem:
+    return UsageProblem(f"{here.place}/{name} is not what clipzs writes", hint="choose another folder with --out")
 
 
 def _cut(job: Job, here: Folder) -> None:

@@ -120,11 +120,9 @@ def cluster(address: str, workers: int | None) -> Iterator[Any]:
             stack.enter_context(_settings())
         try:
             import ray
-            import ray.data
         except ImportError as error:
             raise UsageProblem("--ray needs Ray", hint="pip install 'clipzs[ray]'") from error
         level = logging.INFO if _verbose() else logging.CRITICAL
-        logging.getLogger("ray.data").setLevel(level)
         how: dict[str, Any] = {"log_to_driver": False, "logging_level": level}
         if local:
             how |= {

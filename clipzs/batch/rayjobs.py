@@ -1,7 +1,7 @@
-"""Parts on the machines of a Ray cluster: Ray starts workers and hands them parts; all else is as on one machine.
+"""Parts on the machines of a Ray cluster: Ray starts workers where there is room; all else is as on one machine.
 
-Ray Data's pool of actors keeps workers busy, starts lost ones again and lets them do again what was in hand. It would
-do so for ever, and its settings that bound that are about to go: attempts are counted here, for each part by itself.
+Who does which part is kept here and not left to Ray Data's pool of actors: there, what a lost worker had in hand waits
+until it has a place again, for ever if a full cluster loses a machine; and what kills its worker is tried again for ever.
 """
 
 import json
@@ -10,13 +10,13 @@ import os
 import secrets
 import signal
 import socket
-import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from clipzs import __version__, defaults, output, privatefiles, processors
 from clipzs.batch import failures, fetching, raycluster
@@ -30,14 +30,34 @@ from clipzs.interrupts import Interrupts
 
 ATTEMPTS = 3  # at a part whose worker dies, in one run
 ATTEMPTS_ALONE = 32  # the same image by image: each costs one image, and none a second one
-BLOCKS = 100_000  # what Ray is given to hand out, at most; of more parts, each has several
-_STARTS = 3  # of each worker, on average, while no part gets done
+STARTS = 3  # for each worker, on average, while no part gets done
 _TOLD_S = 1.0  # between two words about progress
-_ANSWER_S = 5.0
 _PATIENCE_S = 0.2  # between two looks at whether another worker has loaded its model
+_CREATION = "creation task"  # in what Ray says if an actor cannot be made
 _MARK = ".seen"  # in the folder of the output: who reads there what was written here sees the same folder
 
 log = logging.getLogger("clipzs")
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a worker says.
+
+    Attributes:
+        done: the part, if it is there.
+        failed: why it is not.
+        died: whether workers died of it.
+        stop: why it cannot work.
+        node: the name of its machine.
+        warnings: of clipzs, since it said something the last time.
+    """
+
+    done: PartDone | None = None
+    failed: str = ""
+    died: bool = False
+    stop: ClipzsError | None = None
+    node: str = ""
+    warnings: Sequence[str] = ()
 
 
 def run(
@@ -61,7 +81,7 @@ def run(
         address: of the cluster, as `raycluster.cluster` takes it.
         workers: how many models work at once; None is as `raycluster.shared` says.
         gpus_per_worker: GPUs of each.
-        advance: called about once a second, on a thread of its own, and at the end.
+        advance: called about once a second, and at the end.
         done: called when a part is there.
 
     Raises:
@@ -72,7 +92,7 @@ def run(
     outcome = Outcome(failed=dict(wanted.failed))
     if not wanted.parts:
         return outcome
-    device, here, left = job.options.device, job.folder(), {part.id: part for part, _ in wanted.parts}
+    device, here = job.options.device, job.folder()
     if device.startswith("cuda:"):
         raise UsageProblem(f"--device {device}: with --ray, Ray says which GPU is whose", hint="--device cuda, or auto")
     try:
@@ -85,72 +105,25 @@ def run(
             if device == "auto":  # a GPU that is not this worker's must not be taken
                 job = replace(job, options=replace(job.options, device="cuda" if share.gpus else "cpu"))
             with Interrupts(lambda: None) as interrupts, _marked(here) as mark:
-                ledger = _on_this_node(ray, ray.remote(_Ledger)).remote(_STARTS * share.workers)
-                given = (job, share.cpus, __version__, mark, [*_must_see(here, wanted.parts)], ledger)
                 try:
-                    with _told(ray, ledger, advance):
-                        for said in _said(ray, wanted.parts, share, given):
-                            _take(said, left, here, outcome, done)
+                    crew = _Crew(ray, share, (job, share.cpus, __version__, mark, [*_must_see(here, wanted.parts)]))
+                    for part, said in crew.work(wanted.parts, advance):
+                        _take(part, said, here, outcome, done)
                 except KeyboardInterrupt:
                     outcome.interrupted = interrupts.signal or signal.SIGINT
-                else:
-                    outcome.failed |= dict.fromkeys(left, "Ray has lost it")
     except KeyboardInterrupt:  # while Ray starts
         outcome.interrupted = signal.SIGINT
     return outcome
 
 
-def _take(
-    said: dict[str, Any], left: dict[int, Part], here: Folder, outcome: Outcome, done: Callable[[PartDone], None]
-) -> None:
-    """Take what a worker says of a part, which is none of those left then.
-
-    Raises:
-        ClipzsError: the worker cannot work, or no longer.
-    """
-    for text in said["warnings"]:
-        log.warning(text)
-    if said["stop"] is not None:
-        raise (UsageProblem if said["usage"] else ClipzsError)(said["stop"], hint=said["hint"])
-    part = left.pop(said["part"], None)
-    if part is None:  # it was done by two, since one was believed dead
+def _take(part: Part, said: _Said, here: Folder, outcome: Outcome, done: Callable[[PartDone], None]) -> None:
+    if said.done is None:
+        outcome.failed[part.id] = said.failed
+        failures.note(here, part, said.failed, alone=said.died)
         return
-    if said["failed"] is not None:
-        outcome.failed[part.id] = said["failed"]
-        failures.note(here, part, said["failed"], alone=said["died"])
-        return
-    made = PartDone(**said["done"])
-    if not made.there:
-        outcome.done.append(made)
-    done(made)
-
-
-def _said(
-    ray: Any, wanted: Sequence[tuple[Part, bool]], share: raycluster.Share, given: tuple[Any, ...]
-) -> Iterator[dict[str, Any]]:
-    """What is said of each part as it is done, or not, in whatever order."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # what Ray itself loses is not to be the end of the others
-    lines = [{"line": json.dumps({"part": asdict(part), "alone": alone})} for part, alone in wanted]
-    rows = ray.data.from_items(lines, override_num_blocks=min(len(lines), BLOCKS)).map_batches(
-        _Hand,
-        fn_constructor_args=given,
-        batch_size=1,
-        num_cpus=share.cpus,
-        num_gpus=share.gpus or None,
-        compute=ray.data.ActorPoolStrategy(size=share.workers, max_tasks_in_flight_per_actor=1),
-    )
-    try:
-        for row in rows.iter_rows():
-            yield json.loads(row["said"])
-    except ray.exceptions.RayError as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        absent = "No module named 'clipzs" in str(error)
-        raise ClipzsError(
-            f"a worker cannot start on the Ray cluster: {said[-1]}",
-            hint="install the same clipzs on all of its machines" if absent else "the same command goes on from there",
-        ) from error
+    if not said.done.there:
+        outcome.done.append(said.done)
+    done(said.done)
 
 
 def check_alike(job: Job, version: str, mark: str, must_see: Sequence[str]) -> None:
@@ -181,20 +154,142 @@ def check_alike(job: Job, version: str, mark: str, must_see: Sequence[str]) -> N
             raise UsageProblem(f"{path} is not to be found there", hint=shared)
 
 
+@dataclass
+class _Place:
+    """A worker as the driver sees it.
+
+    Attributes:
+        actor: Ray's handle of it.
+        node: the name of its machine, once it is known.
+        task: the part it does, and whether image by image; None while it starts.
+    """
+
+    actor: Any
+    node: str = ""
+    task: tuple[Part, bool] | None = None
+
+
+class _Crew:
+    """The workers of a run. One that is lost is replaced as soon as there is room; others do what it had in hand."""
+
+    def __init__(self, ray: Any, share: raycluster.Share, given: tuple[Any, ...]) -> None:
+        """Start them.
+
+        Args:
+            ray: connected.
+            share: how many, and what each may use.
+            given: what each is made of.
+        """
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._ray = ray
+        self._ledger = ray.remote(_Ledger).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._hand = ray.remote(_Hand).options(num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0)
+        self._given = (*given, self._ledger)
+        self._told, self._asked_at = (0, 0), time.monotonic()
+        self._starts_left = self._patience = STARTS * share.workers
+        self._awaited: dict[Any, _Place] = {}  # who has still to answer
+        for _ in range(share.workers):
+            self._hire()
+
+    def work(self, wanted: Sequence[tuple[Part, bool]], advance: Advance) -> Iterator[tuple[Part, _Said]]:
+        """Each part with what became of it, as they are done.
+
+        Args:
+            wanted: the parts, and whether each is to be done image by image.
+            advance: as of `run`.
+
+        Raises:
+            ClipzsError: a worker cannot work.
+        """
+        waiting, deaths, left = deque(wanted), Counter[int](), len(wanted)
+        idle: list[_Place] = []
+        while left:
+            while waiting and idle:
+                place, task = idle.pop(), waiting.popleft()
+                self._awaited[place.actor.run.remote(*task)] = replace(place, task=task)
+            answers, _ = self._ray.wait([*self._awaited], timeout=_TOLD_S)
+            for answer in answers:
+                place = self._awaited.pop(answer)
+                said = self._heard(answer, place)
+                if said is not None:
+                    idle.append(replace(place, node=said.node))
+                if place.task is None:
+                    continue
+                part, alone = place.task
+                if said is None:
+                    deaths[part.id] += 1
+                    if deaths[part.id] < (ATTEMPTS_ALONE if alone else ATTEMPTS):
+                        waiting.appendleft((part, alone))
+                        continue
+                    reason = f"its worker died {deaths[part.id]} times, the last time on {place.node}"
+                    said = _Said(failed=reason, died=True)
+                left -= 1
+                yield part, said
+            if time.monotonic() - self._asked_at >= _TOLD_S or not left:
+                self._tell(advance)
+
+    def _hire(self) -> None:
+        actor = self._hand.remote(*self._given)
+        self._awaited[actor.ready.remote()] = _Place(actor)
+
+    def _heard(self, answer: Any, place: _Place) -> _Said | None:
+        """What a worker says; None if it is lost, and another is on its way."""
+        errors = self._ray.exceptions
+        try:
+            said: _Said = self._ray.get(answer)
+        except errors.RayTaskError as error:
+            raise ClipzsError(f"{place.node}: {_last_line(error)}") from error
+        except errors.RayError as error:
+            self._replace(place, error)
+            return None
+        for text in said.warnings:
+            log.warning(text)
+        if said.stop is not None:
+            kind = UsageProblem if said.stop.exit_code == USAGE else ClipzsError
+            raise kind(f"{said.node}: {said.stop}", hint=said.stop.hint)
+        if said.done is not None:
+            self._starts_left = self._patience
+        return said
+
+    def _replace(self, place: _Place, error: Exception) -> None:
+        if place.task is None:
+            self._starts_left -= 1
+            if _CREATION in str(error):
+                absent = "No module named 'clipzs" in str(error)
+                hint = "install the same clipzs on all machines of the cluster" if absent else None
+                raise ClipzsError(f"a worker cannot start: {_last_line(error)}", hint=hint) from error
+            if self._starts_left <= 0:
+                raise ClipzsError(
+                    f"workers die again and again as they load the model: {_last_line(error)}",
+                    hint="if memory is short, ask for fewer with --workers",
+                ) from error
+        self._ray.kill(place.actor)  # it may only be out of reach
+        self._hire()
+
+    def _tell(self, advance: Advance) -> None:
+        self._asked_at = time.monotonic()
+        with suppress(self._ray.exceptions.RayError):  # nothing hangs on it
+            images, errors = self._ray.get(self._ledger.total.remote(), timeout=_TOLD_S)
+            if images > self._told[0]:
+                advance(images - self._told[0], errors - self._told[1])
+                self._told = images, errors
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
 class _Hand:
-    """A worker in an actor of Ray: takes parts, and says of each what became of it."""
+    """A worker, in an actor of Ray."""
 
     def __init__(self, job: Job, cpus: int, version: str, mark: str, must_see: Sequence[str], ledger: Any) -> None:
         self._job, self._ledger = job, ledger
-        self._node = socket.gethostname()
         self._warnings = _Warnings()
         logging.getLogger("clipzs").addHandler(self._warnings)
         self._stop: ClipzsError | None = None
         try:
-            if not self._ask(ledger.starts.remote()):
-                raise ClipzsError(
-                    "workers die again and again as they load the model", hint="is there too little memory?"
-                )
             check_alike(job, version, mark, must_see)
             processors.bound(cpus)
             os.environ["OMP_NUM_THREADS"] = str(processors.count())  # torch reads it when it is imported
@@ -204,41 +299,24 @@ class _Hand:
         except ClipzsError as error:
             self._stop = error
 
-    @staticmethod
-    def _ask(answer: Any) -> Any:
-        import ray
+    def ready(self) -> _Said:
+        """Whether it can work."""
+        return self._said(stop=self._stop)
 
-        return ray.get(answer)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """What is said of parts.
-
-        Args:
-            batch: in `line`, a part each, as JSON.
-        """
-        return {"said": [json.dumps(self._said(**json.loads(line))) for line in batch["line"]]}
-
-    def _said(self, part: dict[str, Any], alone: bool) -> dict[str, Any]:
-        said = self._tried(Part(**part), alone)
-        nothing = {"stop": None, "hint": None, "usage": False, "failed": None, "died": False, "done": None}
-        return {**nothing, "part": part["id"], "warnings": self._warnings.taken(), **said}
-
-    def _tried(self, part: Part, alone: bool) -> dict[str, Any]:
+    def run(self, part: Part, alone: bool) -> _Said:
+        """Do a part, as `Worker.run`."""
+        telling = _Telling(self._ledger, part.id)
         try:
-            if self._stop is not None:
-                raise self._stop
-            attempt, before = self._ask(self._ledger.begins.remote(part.id, self._node))
-            if attempt > (ATTEMPTS_ALONE if alone else ATTEMPTS) and not self._worker.folder.exists(
-                self._job.file(part)
-            ):
-                return {"failed": f"its worker died {attempt - 1} times, the last time on {before}", "died": True}
-            with _Telling(self._ledger, part.id) as telling:
-                return {"done": asdict(self._worker.run(part, alone=alone, advance=telling.advance))}
+            done = self._worker.run(part, alone=alone, advance=telling.advance)
         except SourceError as error:
-            return {"failed": str(error)}
+            return self._said(failed=str(error))
         except ClipzsError as error:
-            usage = error.exit_code == USAGE
-            return {"stop": f"{self._node}: {error}", "hint": error.hint, "usage": usage}
+            return self._said(stop=error)
+        telling.tell()
+        return self._said(done=done)
+
+    def _said(self, **said: Any) -> _Said:
+        return _Said(node=socket.gethostname(), warnings=self._warnings.taken(), **said)
 
 
 class _Telling:
@@ -253,48 +331,27 @@ class _Telling:
         """So many more."""
         self._images, self._errors = self._images + images, self._errors + errors
         if time.monotonic() - self._told >= _TOLD_S:
-            self._tell()
+            self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """So many in all."""
         self._told = time.monotonic()
         self._ledger.tells.remote(self._part, self._images, self._errors)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._images:
-            self._tell()
-
 
 class _Ledger:
-    """What workers do, in an actor beside the driver: it outlives them."""
+    """How far the parts are, in an actor beside the driver: workers are too busy to be asked."""
 
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
-        self._starts = 0
-        self._begun: dict[int, list[str]] = {}
-        self._images: dict[int, tuple[int, int]] = {}
-
-    def starts(self) -> bool:
-        """One more worker starts; whether it may, or too many did and came to nothing."""
-        self._starts += 1
-        return self._starts <= self._patience
-
-    def begins(self, part: int, node: str) -> tuple[int, str]:
-        """One more attempt at a part; which it is, and on which machine the one before was."""
-        before = self._begun.setdefault(part, [])
-        before.append(node)
-        return len(before), before[-2] if before[1:] else ""
+    def __init__(self) -> None:
+        self._parts: dict[int, tuple[int, int]] = {}
 
     def tells(self, part: int, images: int, errors: int) -> None:
         """So much of a part is done."""
-        self._starts = 0
-        self._images[part] = images, errors
+        self._parts[part] = images, errors
 
     def total(self) -> tuple[int, int]:
         """Images that are done, and how many of them could not be read."""
-        return sum(images for images, _ in self._images.values()), sum(errors for _, errors in self._images.values())
+        return sum(images for images, _ in self._parts.values()), sum(errors for _, errors in self._parts.values())
 
 
 class _Warnings(logging.Handler):
@@ -311,42 +368,6 @@ class _Warnings(logging.Handler):
         """All since the last time."""
         texts, self._texts = self._texts, []
         return texts
-
-
-def _on_this_node(ray: Any, actor: Any) -> Any:
-    """An actor that costs no processor and lives as long as the driver does."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return actor.options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
-
-
-@contextmanager
-def _told(ray: Any, ledger: Any, advance: Advance) -> Iterator[None]:
-    """Meanwhile, and at the end, `advance` hears what the ledger knows."""
-    told = (0, 0)
-    ended = threading.Event()
-
-    def tell() -> None:
-        nonlocal told
-        with suppress(ray.exceptions.RayError):  # nothing hangs on it
-            images, errors = ray.get(ledger.total.remote(), timeout=_ANSWER_S)
-            if images > told[0]:
-                advance(images - told[0], errors - told[1])
-                told = images, errors
-
-    def watch() -> None:
-        while not ended.wait(_TOLD_S):
-            tell()
-
-    thread = threading.Thread(target=watch, name="clipzs-ray", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(_ANSWER_S)
-    tell()
 
 
 @contextmanager

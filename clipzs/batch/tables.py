@@ -12,7 +12,8 @@ from clipzs.images import Blob
 from clipzs.paths import IMAGE_SUFFIXES, Found
 
 _BUFFER = 1 << 20  # bytes of a table that are read together
-AT_ONCE = 32  # rows that are held, besides those that are worked on
+_AT_ONCE = 64  # rows that are taken out of the table together, and
+_BYTES_AT_ONCE = 32_000_000  # about how many bytes
 # How columns of image files are called: as the image's format by img2dataset, as below by others.
 _NAMES = ("image", "img", "image_bytes", "bytes", "content", "data", *(one[1:] for one in sorted(IMAGE_SUFFIXES)))
 _KEYS = ("key", "__key__")
@@ -123,16 +124,23 @@ def images(name: str, start: int, stop: int) -> Iterator[Blob | Found]:
             if found is None:
                 yield Found(name, "no column holds images")
                 return
-            sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
-            row = sum(sizes[:start])
-            for batch in table.iter_batches(
-                AT_ONCE, row_groups=range(start, stop or len(sizes)), columns=found.columns, use_threads=False
-            ):
-                for record in batch.to_pylist():
+            groups = [table.metadata.row_group(group) for group in range(table.num_row_groups)]
+            row = sum(group.num_rows for group in groups[:start])
+            wanted = range(start, stop or len(groups))
+            rows = _rows([groups[group] for group in wanted])
+            for batch in table.iter_batches(rows, row_groups=wanted, columns=found.columns, use_threads=False):
+                for place in range(batch.num_rows):
+                    record = {key: batch.column(key)[place].as_py() for key in batch.schema.names}
                     yield _image(name, row, record, found)
                     row += 1
     except NotATable as error:
         yield Found(name, f"{error}; images from row {row:,} on are lost" if row else str(error))
+
+
+def _rows(groups: Sequence[Any]) -> int:
+    """How many rows are taken out of some row groups together."""
+    count, size = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
+    return max(1, min(_AT_ONCE, _BYTES_AT_ONCE * count // (size or 1)))
 
 
 def _image(name: str, row: int, record: dict[str, Any], found: Layout) -> Blob | Found:

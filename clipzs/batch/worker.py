@@ -117,7 +117,8 @@ class Worker:
 
         Raises:
             SourceError: its archive or table cannot be reached; it has failed, the others need not.
-            ClipzsError: the model or the output fails.
+            ModelError: an image of it makes the model fail; as well.
+            ClipzsError: the model cannot be used at all, or the output fails.
         """
         if self.folder.exists(self.job.file(part)):
             return PartDone(part.id, there=True)

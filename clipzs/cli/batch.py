@@ -15,7 +15,7 @@ from clipzs.cli.groups import (
     AnswerGroup,
     FilesGroup,
     LabelGroup,
-    ModelGroup,
+    OwnModelGroup,
     PromptGroup,
     ReadingGroup,
     TalkGroup,
@@ -24,6 +24,7 @@ from clipzs.cli.groups import (
     settled_head,
 )
 from clipzs.cli.narration import REASONS_SHOWN, Progress, say, set_up
+from clipzs.cli.running import selected
 from clipzs.errors import FAILED, SIGNALLED, SOME_IMAGES_FAILED, UsageProblem
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 PARTS, MACHINES = "Parts", "Many machines"
 LABELS_SHOWN = 5
 _TELL_S = 60.0  # between two lines where no terminal shows a bar
-_STDIN = "-"
 
 Inputs = Annotated[
     list[str] | None,
@@ -61,7 +61,7 @@ def batch(
     labels: LabelGroup,
     head: o.Head = None,
     prompts: PromptGroup,
-    model: ModelGroup,
+    model: OwnModelGroup,
     score: o.Score = "softmax",
     top_k: o.TopK = None,
     by_group: o.ByGroup = False,
@@ -80,10 +80,10 @@ def batch(
         o.option("--dtype", help="Of the embeddings; float16 has half the size and three digits.", panel=o.OUTPUT),
     ] = "float32",
     part_size: Annotated[
-        int | None,
-        o.option("--part-size", metavar="N", min=1, show_default=False, panel=PARTS,
-                 help="Images of a part; an archive is one part however many it has. \\[default: 4096]"),
-    ] = None,
+        int,
+        o.option("--part-size", metavar="N", min=1, panel=PARTS,
+                 help="Images of a part; an archive is one part however many it has."),
+    ] = defaults.PART_SIZE,
     num_shards: Annotated[
         int | None,
         o.option("--num-shards", metavar="N", min=1, help="How many processes share the job, each with its --shard.",
@@ -132,40 +132,43 @@ def batch(
         DECODERS.start()  # ready when the model is
     from clipzs.batch import local, planning
     from clipzs.batch.job import Inputs, Job
-    from clipzs.batch.parts import PART_SIZE
 
     if out is None:
         raise UsageProblem("nothing says where the results are to be written", hint="name a folder: --out DIR")
-    if not paths and not files.files_from:
-        if not files.null:
-            raise UsageProblem("no images named", hint="name folders, lists, archives or tables of images")
-        paths = [_STDIN]
+    selection = selected(paths or [], files)
     _check_machines(ray, num_shards, shard, workers, gpus_per_worker)
     _check_format(format_, embeddings)
+    if model.image_cache and getattr(ctx.get_parameter_source("image_cache"), "name", "") == "COMMANDLINE":
+        raise UsageProblem("a batch keeps no embeddings in the cache", hint="--embeddings writes them to the parts")
     fitted = settled_head(ctx, head, labels, prompts)
     job = Job(
         out,
         Inputs(
-            tuple(paths or ()), tuple(files.files_from), files.null, files.recursive, tuple(files.exclude), os.getcwd()
+            tuple(selection.paths),
+            tuple(selection.lists),
+            selection.null,
+            selection.recursive,
+            tuple(selection.exclude),
+            os.getcwd(),
         ),
         tuple(labels.given()),
         options(model, reading, prompts, score=score, top_k=top_k, by_group=by_group, head=fitted, **vars(answers)),
         format=format_,
         embeddings=dtype if embeddings else None,
         decimals=decimals,
-        part_size=part_size or PART_SIZE,
+        part_size=part_size,
     )
-    job = _settled(job)
+    job = _checked(job, model=ray is None)
     here = job.folder()
     job.check_asked(here)
     progress = Progress(enabled=not talk.quiet, until_first=False)
+    with progress.shown(None, first="looking for images"):
+        plan = planning.plan(job, here, waiting=_say_waiting, found=lambda more: progress.advance(more, "images found"))
     worker = None
     if ray is None:
         from clipzs.batch.worker import Worker
 
         worker = Worker(job, progress=progress.prompts, compiling=progress.compiling)
-    with progress.shown(None, first="looking for images"):
-        plan = planning.plan(job, here, waiting=_say_waiting, found=lambda _: None)
     own = plan if num_shards is None else [part for part in plan if part.id % num_shards == shard]
     wanted = local.left(job, here, own, retry_failed=retry_failed)
     telling = _Telling(progress, wanted, len(own), quiet=talk.quiet)
@@ -185,6 +188,7 @@ def batch(
                 advance=telling.advance,
                 done=telling.done,
             )
+    telling.end()
     raise typer.Exit(_concluded(job, here, plan, outcome, quiet=talk.quiet))
 
 
@@ -213,13 +217,19 @@ def _check_format(format_: str, embeddings: bool) -> None:
         raise UsageProblem("--embeddings are a column of Parquet", hint="leave --format out")
 
 
-def _settled(job: "Job") -> "Job":
+def _checked(job: "Job", *, model: bool) -> "Job":
     """The job with what is in files here, which other machines may not have: templates.
 
+    Args:
+        job: as it was asked for.
+        model: see that it can be had here.
+
     Raises:
-        ClipzsError: labels, templates or options are wrong.
+        ClipzsError: labels, templates or options are wrong, or the model cannot be had.
     """
     classifier = job.classifier()
+    if model:
+        _ = classifier.configuration  # before images are looked for, which may take hours
     if classifier.head is not None:
         return job
     said = replace(classifier.options, templates=(), template=classifier.templates, context="", prompts_dir=None)
@@ -269,6 +279,12 @@ class _Telling:
                 f"{self._errors:,} of them could not be read"
             )
 
+    def end(self) -> None:
+        """The run is over."""
+        if self._images and not self._quiet:
+            seconds = time.monotonic() - self._started
+            say(f"{self._images:,} images in {seconds:,.1f} s, {self._images / seconds:,.1f}/s")
+
 
 def _concluded(job: "Job", here: "Folder", plan: "Sequence[Part]", outcome: "Outcome", *, quiet: bool) -> int:
     """The exit code, with the closing words that go with it; the summary, if that was the last part."""
@@ -293,7 +309,7 @@ def _concluded(job: "Job", here: "Folder", plan: "Sequence[Part]", outcome: "Out
             source = "" if not sources[number] or sources[number] in reason else f" ({sources[number]})"
             say(f"part {number:06}{source}: {reason}", kind="error")
         say(f"{len(outcome.failed):,} parts failed", kind="error")
-        say("the same command with --retry-failed tries them again", kind="hint")
+        say("the same command tries them again; with --retry-failed also those that a process died of", kind="hint")
         return FAILED
     if errors:
         if not quiet:

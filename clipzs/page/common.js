@@ -83,10 +83,8 @@ function download(name, chunks, type) {
 
 // As clipzs.formulas.protected: what a spreadsheet would run is text behind an apostrophe.
 const FORMULA = /^('*[\s\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r\n])/;
-function cell(text) {
-  const safe = FORMULA.test(text) ? `'${text}` : text;
-  return /[,"\r\n;\t]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-}
+const cell = (text) => delimited(FORMULA.test(text) ? `'${text}` : text);
+const delimited = (text) => (/[,"\r\n;\t]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
 // ---- Dialogs and colours.
 

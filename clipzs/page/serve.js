@@ -5,7 +5,9 @@
 const DECIMALS = Number(document.body.dataset.decimals);
 const SUFFIXES = new Set(document.body.dataset.suffixes.split(" "));
 const THRESHOLD = Number(document.body.dataset.threshold);
-const START = { labels: null, templates: "", model: "", mode: "one", least: 0, threshold: THRESHOLD, top: 0, sort: "added" };
+const START = {
+  labels: null, templates: "", model: "", mode: "one", least: 0, threshold: THRESHOLD, top: 0, sort: "added",
+};
 const MODES = ["one", "unknown", "multi"], TOPS = [0, 1, 3, 5, 10];
 let at = { ...START, labels: [] }; // a label is a text, or an object as the server has it
 let offer = null; // the answer of /v1/models
@@ -14,7 +16,7 @@ let offer = null; // the answer of /v1/models
 const ownPrompts = () => [...offer.options.templates, ...offer.options.template];
 
 const nameOf = (label) => label.name ?? label;
-const modelNow = () => offer.models.find(({ id }) => id === at.model) ?? offer.models.find((one) => one.default) ?? offer.models[0];
+const modelNow = () => offer.models.find(({ id }) => id === at.model) ?? offer.models.find((one) => one.default);
 
 // A list of labels as it is typed or pasted: commas, tabs and line ends part them, CSV quotes keep a comma.
 function split(text) {
@@ -50,7 +52,8 @@ function fromAddress() {
   const given = new URLSearchParams(location.hash.slice(1)), found = { ...START };
   const own = new Map((offer?.labels ?? []).map((label) => [nameOf(label), label]));
   const { labels, rest } = split(given.get("labels") ?? "");
-  found.labels = given.has("labels") ? [...new Set([...labels, rest].filter(Boolean))].map((name) => own.get(name) ?? name) : [...own.values()];
+  const named = [...new Set([...labels, rest].filter(Boolean))].map((name) => own.get(name) ?? name);
+  found.labels = given.has("labels") ? named : [...own.values()];
   for (const key of ["templates", "model", "sort"]) if (given.has(key)) found[key] = given.get(key);
   if (MODES.includes(given.get("mode"))) found.mode = given.get("mode");
   if (TOPS.includes(Number(given.get("top")))) found.top = Number(given.get("top"));
@@ -61,7 +64,8 @@ function fromAddress() {
   return found;
 }
 
-// The request of all that is chosen, without pictures; null while there is nothing to ask.
+// All that is chosen, null while there is nothing to ask: `request` without pictures, `print` of what embeds pictures,
+// `key` of what is answered.
 function asked() {
   if (!offer || at.labels.length < (at.mode === "one" ? 2 : 1)) return null;
   const model = modelNow(), options = at.templates ? { templates: [at.templates] } : {};
@@ -69,20 +73,20 @@ function asked() {
   if (at.mode === "multi") options.threshold = at.threshold;
   else if (at.least) options.min_score = at.least;
   if (at.top) options.top_k = at.top;
-  const own = at.labels.length === offer.labels.length && at.labels.every((label, place) => label === offer.labels[place]);
+  const own = at.labels.length === offer.labels.length && offer.labels.every((one, place) => one === at.labels[place]);
   const request = { model: model.id, options, embeddings: true, ...(own ? {} : { labels: at.labels }) };
-  const print = [model.digest, model.fingerprint, model.precision, model.device, model.engine].join(" "); // of what embeds pictures
+  const print = ["digest", "fingerprint", "precision", "device", "engine"].map((key) => model[key]).join(" ");
   return { request, print, key: JSON.stringify([print, at.labels, options]) };
 }
 
 // ---- The server.
 
 class Problem extends Error {
-  constructor(text, { hint = "", status = 0 } = {}) {
+  constructor(text, { hint = "", status = 0, late = false } = {}) {
     super(text);
-    Object.assign(this, { hint, status });
+    Object.assign(this, { hint, status, late });
   }
-  get gone() { return this.status === 0 || this.status === 503; }
+  get gone() { return this.status === 0 || (this.status === 503 && !this.late); }
   get words() { return [this.message, this.hint].filter(Boolean).map(visible).join(". "); }
 }
 
@@ -96,7 +100,8 @@ async function ask(path, { body, signal } = {}) {
     if (typeof body === "string") headers["content-type"] = "application/json";
     let response, said;
     try {
-      response = await fetch(path, { method: body ? "POST" : "GET", body, headers, signal, cache: "no-store", credentials: "omit" });
+      const how = { method: body ? "POST" : "GET", body, headers, signal, cache: "no-store", credentials: "omit" };
+      response = await fetch(path, how);
       said = await response.text();
     } catch (error) {
       if (error.name === "AbortError") throw error;
@@ -112,7 +117,8 @@ async function ask(path, { body, signal } = {}) {
 function problemOf(response, said) {
   try {
     const { error, hint } = JSON.parse(said);
-    return new Problem(error, { hint: hint ?? "", status: response.status });
+    const late = response.status === 408 || response.headers.has("retry-after"); // it took too long
+    return new Problem(error, { hint: hint ?? "", status: response.status, late });
   } catch {
     return new Problem(`The server answers ${response.status} ${response.statusText}`, { status: response.status });
   }
@@ -152,7 +158,7 @@ $("token").addEventListener("cancel", (event) => event.preventDefault());
 
 async function connect() {
   try {
-    offer = await ask("/v1/models");
+    offer = await ask("v1/models");
   } catch (error) {
     return lost(error);
   }
@@ -167,7 +173,9 @@ function lost(problem) {
   if (!problem.gone) return refuse(problem);
   uploads.abort();
   scoring.abort();
-  $("problem").firstElementChild.textContent = `${problem.message}. ${pictures.length ? "Your pictures and labels stay here; it" : "It"} goes on by itself when the server is back.`;
+  const stays = pictures.length ? "Your pictures and labels stay here; it" : "It";
+  const [words] = $("problem").children;
+  words.textContent = `${problem.message}. ${stays} goes on by itself when the server is back.`;
   $("problem").hidden = false;
   clearTimeout(probing);
   const look = async (pause) => {
@@ -184,7 +192,7 @@ function lost(problem) {
 
 async function isAlive() {
   try {
-    return (await fetch("/health", { cache: "no-store", credentials: "omit" })).ok;
+    return (await fetch("health", { cache: "no-store", credentials: "omit" })).ok;
   } catch {
     return false;
   }
@@ -206,6 +214,7 @@ class Picture {
   error = null;
   flying = false;
   alone = false; // is sent by itself: sent with others, something broke
+  place = Infinity; // among those that are shown
   thumb = undefined; // its address; null: the browser cannot show it
   heat = null;
   constructor(file, name) {
@@ -215,13 +224,17 @@ class Picture {
 }
 
 const isDone = (picture, now) => picture.error !== null || picture.key === now?.key;
+const isAsking = (now) => now !== null && !probing && refused !== now.key;
+const isAwaited = (picture, now) => isAsking(now) && !cancelled && !isDone(picture, now);
 const isPending = (picture, now) => !isDone(picture, now) && !picture.vectors.has(now.print);
 
 // Something is chosen otherwise: ask anew, once all is typed.
 function changed({ now = false } = {}) {
-  if (address() !== (location.hash || "#")) history.replaceState(null, "", address());
   clearTimeout(timer);
-  timer = setTimeout(go, now ? 0 : 150);
+  timer = setTimeout(() => {
+    if (address() !== (location.hash || "#")) history.replaceState(null, "", address());
+    go();
+  }, now ? 0 : 150);
   drawSettings();
   redraw();
 }
@@ -239,8 +252,8 @@ async function go() {
       const some = known.slice(start, start + offer.limits.images);
       const sent = some.map((one) => ({ name: one.name, embedding: one.vectors.get(now.print) }));
       const body = JSON.stringify({ ...now.request, embeddings: false, images: sent });
-      const { results, warnings } = await ask("/v1/classify", { body, signal: mine.signal });
-      some.forEach((one, place) => take(one, results[place], now));
+      const { results, warnings } = await ask("v1/classify", { body, signal: mine.signal });
+      take(some, results, now);
       warn(warnings, now);
       redraw();
     }
@@ -291,7 +304,10 @@ function nextChunk(now) {
   for (const one of pictures) {
     if (one.flying || !isPending(one, now)) continue;
     const { images: most, image_bytes: each, body_bytes: all } = offer.limits, largest = Math.min(each, all - SPARE);
-    if (one.file.size > largest) { one.error = `larger than ${largest / 1e6} MB, the most that this server takes`; continue; }
+    if (one.file.size > largest) {
+      one.error = `larger than ${largest / 1e6} MB, the most that this server takes`;
+      continue;
+    }
     size += one.file.size;
     if (some.length && (size > Math.min(TOGETHER_BYTES, all - SPARE) || one.alone || some[0].alone)) break;
     some.push(one);
@@ -307,13 +323,9 @@ async function send(some, now, signal) {
   flying += 1;
   redraw();
   try {
-    const { results, warnings } = await ask("/v1/classify", { body, signal });
+    const { results, warnings } = await ask("v1/classify", { body, signal });
     warn(warnings, now);
-    some.forEach((one, place) => {
-      const { embedding, ...record } = results[place];
-      if (embedding) one.vectors.set(now.print, embedding);
-      take(one, record, now);
-    });
+    take(some, results, now);
   } catch (error) {
     await notSent(error, some, now);
   } finally {
@@ -328,26 +340,41 @@ async function send(some, now, signal) {
 
 async function notSent(error, some, now) {
   if (error.name === "AbortError") return;
-  if (error.status !== 0 || !(await isAlive())) failed(error, now);
+  if (error.late) some.forEach((one) => alone(one, error.message));
+  else if (error.status !== 0 || !(await isAlive())) failed(error, now);
   else { // the server is there: a file is not, or has changed since, or the connection broke
-    for (const one of some)
-      if (!(await one.file.slice(0, 1).arrayBuffer().catch(() => null))) one.error = "The file is gone or has changed: add it again";
-      else if (one.alone) one.error = "The connection broke while it was sent";
-      else one.alone = true;
+    for (const one of some) {
+      const first = await one.file.slice(0, 1).arrayBuffer().catch(() => null);
+      if (first) alone(one, "the connection broke while it was sent");
+      else one.error = "the file is gone or has changed: add it again";
+    }
   }
 }
 
-function take(picture, record, now) {
-  if (record.error !== null) picture.error = record.error;
-  else if (asked()?.key !== now.key) return;
-  picture.record = { ...record, path: picture.name };
-  picture.key = now.key;
+// Once more by itself, and not a third time.
+function alone(picture, reason) {
+  if (picture.alone) picture.error = reason;
+  picture.alone = true;
+}
+
+// What is said of some pictures; of what is not asked any more only that they cannot be read.
+function take(some, results, now) {
+  const current = asked()?.key === now.key;
+  some.forEach((picture, place) => {
+    const { embedding, ...record } = results[place];
+    if (embedding) picture.vectors.set(now.print, embedding);
+    if (record.error !== null) picture.error = record.error;
+    else if (!current) return;
+    picture.record = { ...record, path: picture.name };
+    picture.key = now.key;
+  });
 }
 
 // ---- Pictures come in: dropped, pasted, picked, photographed.
 
 const isHidden = (path) => path.split("/").some((part) => part.startsWith("."));
-const isPicture = (file) => file.type.startsWith("image/") || SUFFIXES.has(file.name.slice(file.name.lastIndexOf(".")).toLowerCase());
+const suffixOf = (name) => name.slice(name.lastIndexOf(".")).toLowerCase();
+const isPicture = ({ type, name }) => type.startsWith("image/") || SUFFIXES.has(suffixOf(name));
 const markOf = (file, name) => [name, file.size, file.lastModified].join("/");
 
 // `whole`: a folder, of which only pictures are taken, as `classify` does.
@@ -394,8 +421,14 @@ async function dropped(transfer) {
 
 let depth = 0;
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
-addEventListener("dragenter", (event) => { if (hasFiles(event)) { depth += 1; $("over").hidden = false; } });
-addEventListener("dragleave", (event) => { if (hasFiles(event) && --depth <= 0) { depth = 0; $("over").hidden = true; } });
+// Each element that is entered and left tells it; outside is where more were left.
+function dragged(event, step) {
+  if (!hasFiles(event)) return;
+  depth = Math.max(0, depth + step);
+  $("over").hidden = depth === 0;
+}
+addEventListener("dragenter", (event) => dragged(event, 1));
+addEventListener("dragleave", (event) => dragged(event, -1));
 addEventListener("dragover", (event) => { event.preventDefault(); });
 addEventListener("drop", (event) => {
   event.preventDefault();
@@ -410,12 +443,16 @@ addEventListener("paste", (event) => {
   if (!files.length) return;
   event.preventDefault();
   // what is copied as a picture, not as a file, is called image.png every time
-  add(files.map((file) => ({ file, name: /^image\.\w+$/.test(file.name) ? `pasted-${++pasted}.${file.name.split(".").pop()}` : file.name })));
+  const called = ({ name }) => (/^image\.\w+$/.test(name) ? `pasted-${++pasted}${suffixOf(name)}` : name);
+  add(files.map((file) => ({ file, name: called(file) })));
 });
 
-for (const [button, input, whole] of [["pick", "files", false], ["pick-folder", "folder", true], ["shoot", "camera", false]]) {
-  $(button).addEventListener("click", () => $(input).click());
-  $(input).addEventListener("change", () => { add(named($(input).files), { whole }); $(input).value = ""; });
+for (const [button, chooser] of Object.entries({ pick: $("files"), "pick-folder": $("folder"), shoot: $("camera") })) {
+  $(button).addEventListener("click", () => chooser.click());
+  chooser.addEventListener("change", () => {
+    add(named(chooser.files), { whole: chooser.webkitdirectory });
+    chooser.value = "";
+  });
 }
 
 function remove(some) {
@@ -444,7 +481,7 @@ function wantThumb(picture) {
 
 async function nextThumb() {
   if (thumbing >= THUMBS || !thumbsWanted.length) return;
-  const picture = thumbsWanted.shift();
+  const [picture] = thumbsWanted.sort((a, b) => a.place - b.place).splice(0, 1);
   thumbing += 1;
   try {
     const bitmap = await createImageBitmap(picture.file, { resizeWidth: THUMB, resizeQuality: "medium" });
@@ -510,18 +547,20 @@ input.addEventListener("paste", (event) => {
   input.value = "";
   addLabels([...labels, last].filter(Boolean));
 });
-$("labels").addEventListener("click", ({ target }) => { if (target === $("labels") || target === $("chips")) input.focus(); });
+$("labels").addEventListener("click", ({ target }) => { if (target === $("labels")) input.focus(); });
 
 const EXAMPLES = ["cat, dog, bird, car", "indoors, outdoors", "photo, drawing, screenshot, document"];
 $("examples").append(el("span", { class: "muted", text: "Try" }), ...EXAMPLES.map((text) =>
   el("button", { class: "chip", text, onclick: () => addLabels(text.split(", ")) })));
 
 $("model").addEventListener("change", () => set({ model: $("model").value }));
-$("templates").addEventListener("change", () => set({ templates: $("templates").value === usual ? "" : $("templates").value }));
+$("templates").addEventListener("change", ({ target: { value } }) => set({ templates: value === usual ? "" : value }));
 $("top").addEventListener("change", () => set({ top: Number($("top").value) }));
 $("sort").addEventListener("change", () => { set({ sort: $("sort").value }); });
 $("mode").addEventListener("change", ({ target }) => set({ mode: target.value }));
-$("least").addEventListener("input", () => set({ [at.mode === "multi" ? "threshold" : "least"]: Number($("least").value) }));
+$("least").addEventListener("input", ({ target }) => {
+  set({ [at.mode === "multi" ? "threshold" : "least"]: Number(target.value) });
+});
 
 const option = (value, text) => el("option", { value, text });
 let usual = ""; // what stands in the list for prompts that are not chosen
@@ -529,7 +568,8 @@ $("top").append(...TOPS.map((top) => option(top, top ? `The best${top > 1 ? ` ${
 
 // What the server has to choose among.
 function offered() {
-  $("model").replaceChildren(...offer.models.map(({ id, name }) => option(id, visible(id === name ? id : `${id} (${name})`))));
+  const called = ({ id, name }) => visible(id === name ? id : `${id} (${name})`);
+  $("model").replaceChildren(...offer.models.map((model) => option(model.id, called(model))));
   $("model-field").hidden = offer.models.length < 2;
   const own = ownPrompts();
   usual = own.length ? "" : "default";
@@ -540,16 +580,19 @@ function offered() {
   if (!offer.templates.some(({ name }) => name === at.templates)) at.templates = "";
 }
 
+function newChip(label) {
+  const name = visible(nameOf(label)), onclick = () => { removeLabel(label); input.focus(); };
+  const of = { class: "chip", "aria-label": `Remove the label ${name}`, title: "Remove", onclick };
+  return el("li", {}, el("button", of, el("span", { dir: "auto", text: name }), icon("reject")));
+}
+
 function drawSettings() {
-  const chips = at.labels.map((label) => {
-    const known = $("chips").nodes?.get(label), name = visible(nameOf(label));
-    return known ?? el("li", {}, el("button", { class: "chip", "aria-label": `Remove the label ${name}`, title: "Remove", onclick: () => { removeLabel(label); input.focus(); } },
-      el("span", { dir: "auto", text: name }), icon("reject")));
-  });
+  const chips = at.labels.map((label) => $("chips").nodes?.get(label) ?? newChip(label));
   $("chips").nodes = new Map(at.labels.map((label, place) => [label, chips[place]]));
   $("chips").replaceChildren(...chips);
   $("chips").hidden = !chips.length;
   $("examples").hidden = chips.length > 0;
+  $("clear-labels").hidden = chips.length < 2;
   input.placeholder = chips.length ? "another label" : "cat, dog, …";
   $("model").value = offer ? modelNow().id : "";
   $("templates").value = at.templates || usual;
@@ -566,13 +609,16 @@ function drawSettings() {
   $("least").setAttribute("aria-valuetext", words);
   document.documentElement.style.setProperty("--least", least);
   document.documentElement.classList.toggle("with-least", least > 0);
-  const { name, precision, device, engine } = offer ? modelNow() : {};
-  if (offer) $("about").textContent = [name, [engine, device, precision].filter(Boolean).join(" ")].filter(Boolean).map(visible).join(" · ");
+  if (!offer) return;
+  const { name, precision, device, engine } = modelNow();
+  $("about").textContent = visible(`${name} · ${engine} ${device} ${precision}`);
 }
 
 // ---- What is shown of the pictures.
 
-const SORTS = { added: "As added", unsure: "Most uncertain first", high: "Highest score first", label: "By answer", name: "By name" };
+const SORTS = {
+  added: "As added", unsure: "Most uncertain first", high: "Highest score first", label: "By answer", name: "By name",
+};
 const SURE = {
   "": ["Any certainty", () => true],
   sure: ["90 % and more", (best) => best >= 0.9],
@@ -583,9 +629,12 @@ const MANY = 2, PAGE = 60, LISTED = 200; // pictures from which on there are cho
 let show = "", sure = "", pages = 1, shown = [];
 
 const scoreOf = (picture, label) => picture.record?.scores?.find((one) => one.label === label)?.score;
+const broken = () => pictures.filter(({ error }) => error !== null).length;
 const bestOf = (picture) => picture.record?.scores?.[0]?.score;
 // As clipzs.results.Result.answers.
-const answersOf = ({ record }) => (record?.labels?.length ? record.labels : record?.label == null ? [] : [record.label]);
+const answersOf = ({ record }) => (
+  record?.labels?.length ? record.labels : record?.label == null ? [] : [record.label]
+);
 
 // How far the answer is from another one.
 function certainty(picture) {
@@ -605,10 +654,10 @@ function sorted(some) {
   const [kind, label] = at.sort.startsWith("of:") ? ["of", at.sort.slice(3)] : [at.sort];
   const figure = kind === "of" ? (picture) => (-scoreOf(picture, label)) : FIGURES[kind];
   if (!figure) return some;
-  const last = (value) => value === undefined || Number.isNaN(value);
-  const keyed = some.map((picture, place) => ({ picture, place, value: picture.error === null ? figure(picture) : undefined }));
-  keyed.sort((a, b) => last(a.value) - last(b.value) || (last(a.value) ? 0 : a.value < b.value ? -1 : a.value > b.value ? 1 : 0) || a.place - b.place);
-  return keyed.map(({ picture }) => picture);
+  const valued = some.map((picture) => [picture.error === null ? figure(picture) : undefined, picture]);
+  const none = ([value]) => value === undefined || Number.isNaN(value);
+  const known = valued.filter((one) => !none(one)).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+  return [...known, ...valued.filter(none)].map(([, picture]) => picture);
 }
 
 function choose() {
@@ -616,7 +665,9 @@ function choose() {
     if (show === "!" ? picture.error === null : show && !answersOf(picture).includes(show.slice(1))) return false;
     return !sure || SURE[sure][1](bestOf(picture));
   };
+  for (const picture of pictures) picture.place = Infinity;
   shown = sorted(pictures.filter(fits));
+  shown.forEach((picture, place) => { picture.place = place; });
 }
 
 // The choices that fit the pictures there are; the select is made anew only if they change.
@@ -631,15 +682,15 @@ function fillSelect(select, options, value) {
 
 function drawChoices() {
   const counts = new Map();
-  for (const picture of pictures) for (const label of answersOf(picture)) counts.set(label, (counts.get(label) ?? 0) + 1);
-  const broken = pictures.filter(({ error }) => error !== null).length;
+  for (const label of pictures.flatMap(answersOf)) counts.set(label, (counts.get(label) ?? 0) + 1);
   const named = [...counts].sort((a, b) => b[1] - a[1]).slice(0, LISTED);
   if (show.startsWith("=") && !counts.has(show.slice(1))) named.push([show.slice(1), 0]);
-  const shows = [["", `All (${count(pictures.length)})`], ...named.map(([label, many]) => [`=${label}`, `${visible(label)} (${count(many)})`])];
-  if (broken || show === "!") shows.push(["!", `Unreadable (${count(broken)})`]);
+  const shows = named.map(([label, many]) => [`=${label}`, `${visible(label)} (${count(many)})`]);
+  shows.unshift(["", `All (${count(pictures.length)})`]);
+  if (broken() || show === "!") shows.push(["!", `Unreadable (${count(broken())})`]);
   fillSelect($("show"), shows, show);
   fillSelect($("sure"), Object.entries(SURE).map(([value, [words]]) => [value, words]), sure);
-  const names = at.labels.slice(0, LISTED).map((label) => [`of:${nameOf(label)}`, `Score of ${visible(nameOf(label))}`]);
+  const names = at.labels.slice(0, LISTED).map(nameOf).map((name) => [`of:${name}`, `Score of ${visible(name)}`]);
   const sorts = [...Object.entries(SORTS), ...names];
   if (!sorts.some(([value]) => value === at.sort)) at.sort = START.sort;
   fillSelect($("sort"), sorts, at.sort);
@@ -658,7 +709,8 @@ function draw() {
   const now = asked(), many = pictures.length >= MANY;
   document.body.classList.toggle("empty", !pictures.length);
   $("teach").hidden = pictures.length > 0;
-  $("drop-title").textContent = `${touched ? "Add" : "Drop"} ${pictures.length ? "more pictures" : touched ? "pictures" : "pictures here"}`;
+  const what = pictures.length ? "more pictures" : touched ? "pictures" : "pictures here";
+  $("drop-title").textContent = `${touched ? "Add" : "Drop"} ${what}`;
   $("bar").hidden = !pictures.length;
   $("choices").hidden = !many;
   if (!many) show = sure = "";
@@ -679,15 +731,14 @@ function draw() {
 }
 
 function drawProgress(now) {
-  const done = pictures.filter((one) => isDone(one, now)).length, broken = pictures.filter(({ error }) => error !== null).length;
-  const working = now && !probing && refused !== now.key && done < pictures.length;
+  const all = images(pictures.length), done = pictures.filter((one) => isDone(one, now)).length;
+  const working = isAsking(now) && done < pictures.length;
   const pending = working && pictures.some((one) => isPending(one, now));
-  const parts = [];
-  if (!now && at.labels.length === 1) parts.push(`${images(pictures.length)}. One label alone is always right: add another, or choose “or unknown”`);
-  else if (!now) parts.push(`${images(pictures.length)}. Add labels to see what fits`);
-  else if (pending) parts.push(`${count(done)} of ${images(pictures.length)}`);
-  else parts.push(shown.length < pictures.length && pictures.length >= MANY ? `${count(shown.length)} of ${images(pictures.length)}` : images(pictures.length));
-  if (broken) parts.push(`${count(broken)} unreadable`);
+  const part = shown.length < pictures.length && pictures.length >= MANY;
+  const parts = [pending ? `${count(done)} of ${all}` : part ? `${count(shown.length)} of ${all}` : all];
+  if (!now && !at.labels.length) parts.push("add labels to see what fits");
+  else if (!now) parts.push("one label alone is always right: add another, or choose “or unknown”");
+  if (broken()) parts.push(`${count(broken())} unreadable`);
   if (resting) parts.push("the server is busy, waiting");
   if (pending && cancelled) parts.push("cancelled");
   $("count").textContent = parts.join(" · ");
@@ -707,9 +758,9 @@ function announce() {
   const now = asked();
   if (!now || announced === now.key + pictures.length || !pictures.every((one) => isDone(one, now))) return;
   announced = now.key + pictures.length;
-  const [one] = pictures, broken = pictures.filter(({ error }) => error !== null).length;
-  if (pictures.length === 1) tell(described(one));
-  else if (one) tell(`${images(pictures.length)} classified${broken ? `, ${count(broken)} unreadable` : ""}`);
+  if (pictures.length === 1) tell(described(pictures[0]));
+  else if (broken()) tell(`${images(pictures.length)} classified, ${count(broken())} unreadable`);
+  else if (pictures.length) tell(`${images(pictures.length)} classified`);
 }
 
 const baseOf = (picture) => visible(picture.name.slice(picture.name.lastIndexOf("/") + 1));
@@ -748,8 +799,9 @@ function drawBars(list, picture, { most, pick, picked, digits }) {
     row.button?.setAttribute("aria-pressed", label === picked);
     row.num.textContent = digits ? percent(score) : rounded(score);
     if (row.score !== score) {
-      row.bar.style.transform = `scaleX(${score})`;
-      if (row.score !== undefined || digits) moved(row.bar, { transform: `scaleX(${row.score ?? 0})` }, { transform: `scaleX(${score})` });
+      const [from, to] = [row.score ?? 0, score].map((share) => ({ transform: `scaleX(${share})` }));
+      row.bar.style.transform = to.transform;
+      moved(row.bar, from, to);
       row.score = score;
     }
     return row.node;
@@ -766,10 +818,12 @@ function drawBars(list, picture, { most, pick, picked, digits }) {
 }
 
 function newBar(label, pick) {
-  const num = el("span", { class: "num" }), bar = el("i"), name = el("span", { class: "what", dir: "auto", title: visible(label), text: visible(label) });
+  const text = visible(label), name = el("span", { class: "what", dir: "auto", title: text, text });
+  const num = el("span", { class: "num" }), bar = el("i");
   const inside = [name, num, el("span", { class: "track" }, bar)];
   if (!pick) return { node: el("li", { class: "score" }, ...inside), num, bar };
-  const button = el("button", { class: "score", title: "Where in the picture?", onclick: () => pick(label) }, ...inside);
+  const of = { class: "score", title: "Where in the picture?", onclick: () => pick(label) };
+  const button = el("button", of, ...inside);
   return { node: el("li", {}, button), num, bar, button };
 }
 
@@ -800,8 +854,10 @@ function newCard(picture) {
   const img = el("img", { alt: "", draggable: "false" }), none = el("span", { class: "none" });
   const pic = el("button", { class: "pic", onclick: () => open(picture) }, img, none);
   const answer = el("span", { class: "answer", dir: "auto" }), num = el("span", { class: "num" });
-  const bars = el("ul", { class: "scores" }), name = el("p", { class: "name", dir: "ltr", title: visible(picture.name), text: baseOf(picture) });
-  const off = el("button", { class: "icon off", tabindex: "-1", "aria-label": `Remove ${baseOf(picture)}`, title: "Remove", onclick: () => remove([picture]) }, icon("reject"));
+  const bars = el("ul", { class: "scores" }), text = baseOf(picture);
+  const name = el("p", { class: "name", dir: "ltr", title: visible(picture.name), text });
+  const of = { class: "icon off", tabindex: "-1", "aria-label": `Remove ${text}`, title: "Remove" };
+  const off = el("button", { ...of, onclick: () => remove([picture]) }, icon("reject"));
   const node = el("li", { class: "card" }, pic, off, el("div", { class: "line" }, answer, num), bars, name);
   node.picture = picture;
   return { node, pic, img, none, answer, num, bars };
@@ -813,10 +869,10 @@ function fillCard({ node, pic, img, none, answer, num, bars }, picture, now) {
   img.hidden = !picture.thumb;
   none.textContent = picture.error !== null ? visible(picture.error) : picture.thumb === null ? "no preview" : "";
   none.classList.toggle("error", picture.error !== null);
-  node.classList.toggle("waiting", now !== null && !isDone(picture, now) && picture.record === null);
+  node.classList.toggle("waiting", picture.record === null && isAwaited(picture, now));
   pic.setAttribute("aria-label", described(picture));
   pic.tabIndex = picture === focused ? 0 : -1;
-  answer.textContent = picture.error === null && !picture.record ? (now ? "…" : "") : answerText(picture);
+  answer.textContent = isAwaited(picture, now) && !picture.record ? "…" : answerText(picture);
   const score = picture.record?.score;
   answer.classList.toggle("none", picture.error !== null || (picture.record !== null && score == null));
   num.textContent = score == null ? "" : rounded(score);
@@ -836,13 +892,16 @@ function focusCard(picture) {
 $("cards").addEventListener("keydown", (event) => {
   const card = event.target.closest(".card"), place = shown.indexOf(card?.picture);
   if (place < 0) return;
-  const across = getComputedStyle($("cards")).gridTemplateColumns.split(" ").length, last = Math.min(shown.length, pages * PAGE) - 1;
-  const to = { ArrowRight: place + 1, ArrowLeft: place - 1, ArrowDown: place + across, ArrowUp: place - across, Home: 0, End: last }[event.key];
+  const across = getComputedStyle($("cards")).gridTemplateColumns.split(" ").length;
+  const last = Math.min(shown.length, pages * PAGE) - 1;
+  const to = {
+    ArrowRight: place + 1, ArrowLeft: place - 1, ArrowDown: place + across, ArrowUp: place - across, Home: 0, End: last,
+  }[event.key];
   if (event.key === "Delete") {
     const next = shown[place + 1] ?? shown[place - 1];
     remove([card.picture]);
     if (next && pictures.length >= MANY) focusCard(next);
-    else requestAnimationFrame(() => ($("large-act") ?? $("pick")).focus());
+    else requestAnimationFrame(() => (document.querySelector("#single .away") ?? $("pick")).focus());
   } else if (to !== undefined && to >= 0 && to <= last) focusCard(shown[to]);
   else if (to === undefined) return;
   event.preventDefault();
@@ -850,7 +909,10 @@ $("cards").addEventListener("keydown", (event) => {
 
 const further = () => { pages += 1; redraw(); };
 $("more").firstElementChild.addEventListener("click", further);
-new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) further(); }, { rootMargin: "400px" }).observe($("more"));
+const near = new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) further(); }, {
+  rootMargin: "400px",
+});
+near.observe($("more"));
 
 // ---- One picture, large: alone on the page, or of many in the dialog.
 
@@ -866,12 +928,13 @@ function drawDetail(host, picture, now) {
   const { img, heat, caption, answer, note, bars, hint, place, previous, next } = host.firstElementChild.parts;
   const { error, record } = picture, alone = host === $("single");
   caption.textContent = picture.unseen ? "The browser cannot show this kind of picture." : "";
-  answer.textContent = error !== null ? "Unreadable" : record ? answerText(picture) : now ? "…" : "";
+  answer.textContent = isAwaited(picture, now) && !record ? "…" : answerText(picture);
   answer.classList.toggle("none", error !== null || (record !== null && record.score === null));
   note.textContent = error !== null ? visible(error) : now || !record ? "" : "Add labels to see what fits";
   note.classList.toggle("bad", error !== null);
   const drawn = picture.heat && picture.heat.key === heatKey(picture.heat.label) ? picture.heat : null;
-  drawBars(bars, picture, { most: at.top || 50, pick: (label) => toggleHeat(picture, label), picked: drawn?.label, digits: true });
+  const pick = (label) => toggleHeat(picture, label);
+  drawBars(bars, picture, { most: LISTED, pick, picked: drawn?.label, digits: true });
   bars.hidden = error !== null;
   hint.hidden = error !== null || !record;
   hint.textContent = drawn?.note ?? "Choose a label to see where in the picture it is found.";
@@ -890,34 +953,43 @@ function newDetail(host, picture) {
   const alone = host === $("single");
   for (const one of pictures) if (one !== picture && one.full) { URL.revokeObjectURL(one.full); one.full = null; }
   picture.full ??= URL.createObjectURL(picture.file);
-  const img = el("img", { src: picture.full, alt: baseOf(picture) }), heat = el("img", { class: "heat", alt: "", hidden: true });
+  const img = el("img", { src: picture.full, alt: baseOf(picture) });
+  const heat = el("img", { class: "heat", alt: "", hidden: true });
   img.addEventListener("error", () => { picture.unseen = true; img.hidden = true; redraw(); });
   const caption = el("figcaption", { class: "muted" });
-  const answer = el("p", { class: "answer", dir: "auto" }), note = el("p"), bars = el("ul", { class: "scores" }), hint = el("p", { class: "muted hint", role: "status" });
+  const answer = el("p", { class: "answer", dir: "auto" }), note = el("p");
+  const bars = el("ul", { class: "scores" }), hint = el("p", { class: "muted hint", role: "status" });
   const step = (way) => () => open(shown[shown.indexOf(opened) + way]);
   const place = el("span", { class: "muted" });
   const previous = el("button", { "aria-label": "Previous picture", onclick: step(-1) }, icon("left"));
   const next = el("button", { "aria-label": "Next picture", onclick: step(1) }, icon("right"));
-  const close = alone ? null : el("button", { class: "icon", "aria-label": "Close", "data-close": true }, icon("reject"));
-  const copy = el("button", { text: "Copy JSON", onclick: () => copied(JSON.stringify(recordOf(picture), null, 1), "JSON copied") });
-  const off = el("button", { id: "large-act", text: "Remove", onclick: () => {
+  const close = el("button", { class: "icon", "aria-label": "Close", "data-close": true }, icon("reject"));
+  const json = () => copied(JSON.stringify(recordOf(picture)), "JSON copied");
+  const off = () => {
     const other = shown[shown.indexOf(picture) + 1] ?? shown[shown.indexOf(picture) - 1];
     remove([picture]);
     if (!alone && other && pictures.length > 1) open(other);
     else $("large").close();
-  } });
+  };
+  const acts = el("div", { class: "acts" },
+    el("button", { text: "Copy JSON", onclick: json }), el("button", { class: "away", text: "Remove", onclick: off }));
+  const steps = el("div", { class: "steps" }, previous, place, next);
+  const name = el("h2", { id: "detail-name", dir: "ltr", text: baseOf(picture) });
   const node = el("div", { class: "large" },
     el("figure", {}, el("div", { class: "stage" }, img, heat), caption),
     el("div", { class: "about" },
-      el("div", { class: "large-head" }, el("h2", { id: "detail-name", dir: "ltr", text: baseOf(picture) }), close),
+      el("div", { class: "large-head" }, name, alone ? null : close),
       answer, note, bars, hint,
-      el("div", { class: "foot" }, el("div", { class: "acts" }, copy, off), alone ? null : el("div", { class: "steps" }, previous, place, next))));
+      el("div", { class: "foot" }, acts, alone ? null : steps)));
   node.picture = picture;
   node.parts = { img, heat, caption, answer, note, bars, hint, place, previous, next };
   return node;
 }
 
-$("large").addEventListener("close", () => { $("large-body").replaceChildren(); if (cards.has(opened?.id) && shown.includes(opened)) focusCard(opened); });
+$("large").addEventListener("close", () => {
+  $("large-body").replaceChildren();
+  if (cards.has(opened?.id) && shown.includes(opened)) focusCard(opened);
+});
 $("large").addEventListener("keydown", (event) => {
   const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key], next = way && shown[shown.indexOf(opened) + way];
   if (next) open(next);
@@ -934,18 +1006,21 @@ async function toggleHeat(picture, label) {
   const now = asked(), key = heatKey(label);
   if (picture.heat?.url) URL.revokeObjectURL(picture.heat.url);
   const off = picture.heat?.label === label && picture.heat.key === key;
-  const mine = (picture.heat = off || !now ? null : { label, key, url: null, note: `Looking for ${visible(label)} in the picture …` });
+  const name = visible(label), note = `Looking for ${name} in the picture …`;
+  const mine = (picture.heat = off || !now ? null : { label, key, url: null, note });
   redraw();
   if (!mine) return undefined;
   const { embeddings, ...request } = now.request;
   try {
     const image = { name: picture.name, data: await encoded(picture.file) };
-    const { heat, found } = await ask("/v1/explain", { body: JSON.stringify({ ...request, label, image }) });
+    const { heat, found } = await ask("v1/explain", { body: JSON.stringify({ ...request, label, image }) });
     if (picture.heat !== mine) return undefined;
-    mine.url = URL.createObjectURL(new Blob([Uint8Array.from(atob(heat), (one) => one.charCodeAt(0))], { type: "image/png" }));
-    mine.note = found ? `Bright is what speaks for ${visible(label)}; what is dark is not seen by the model. Choose it again to hide the map.` : `Nothing in the picture speaks for ${visible(label)}.`;
+    const content = Uint8Array.from(atob(heat), (one) => one.charCodeAt(0));
+    mine.url = URL.createObjectURL(new Blob([content], { type: "image/png" }));
+    const meaning = `Bright is what speaks for ${name}, dark is what the model does not see.`;
+    mine.note = found ? `${meaning} Choose it again to hide the map.` : `Nothing in the picture speaks for ${name}.`;
   } catch (error) {
-    if (!(error instanceof Problem)) { mine.note = "The picture is gone or has changed: add it again"; return redraw(); }
+    if (!(error instanceof Problem)) { mine.note = "The file is gone or has changed: add it again."; return redraw(); }
     mine.note = error.words;
     if (error.gone) lost(error);
   }
@@ -964,7 +1039,7 @@ function encoded(file) {
 
 // ---- Export.
 
-const recordOf = (picture) => picture.record ?? { path: picture.name, label: null, score: null, scores: [], error: picture.error };
+const recordOf = ({ record, name, error }) => record ?? { path: name, label: null, score: null, scores: [], error };
 const isReady = (picture) => picture.record !== null || picture.error !== null;
 const exported = () => shown.filter(isReady).map(recordOf);
 const printed = (score) => printedWith(score, DECIMALS);
@@ -979,15 +1054,17 @@ function rowsOf(record) {
 }
 
 function csv() {
-  return ["path,label,score,error", ...exported().flatMap(rowsOf).map((row) => row.map((text, place) => (place === 2 ? text : cell(text))).join(","))]
-    .map((line) => `${line}\n`).join("");
+  const rows = [["path", "label", "score", "error"], ...exported().flatMap(rowsOf)];
+  return rows.map(([path, label, ...rest]) => `${[cell(path), cell(label), ...rest.map(delimited)].join(",")}\n`).join("");
 }
 
 // As clipzs.writers.JsonWriter: a record a line.
 function json() {
   const { name, digest, precision, device, engine } = modelNow();
-  const run = { clipzs: offer.clipzs, model: name, digest, precision, device, engine, templates: at.templates ? [at.templates] : ownPrompts(), labels: at.labels };
-  return `{"run": ${JSON.stringify(run)},\n"results": [\n${exported().map((one) => JSON.stringify(one)).join(",\n")}\n]}\n`;
+  const templates = at.templates ? [at.templates] : ownPrompts();
+  const run = { model: name, digest, precision, device, engine, templates, labels: at.labels };
+  const lines = exported().map((one) => JSON.stringify(one)).join(",\n");
+  return `{"run": ${JSON.stringify(run)},\n"results": [\n${lines}\n]}\n`;
 }
 
 // For a POSIX shell.
@@ -1005,7 +1082,7 @@ function command() {
   const parts = ["clipzs", "classify", ...paths, ...labels], { id, device, precision } = modelNow();
   const own = offer.options;
   if (at.templates) parts.push("--templates", at.templates);
-  else parts.push(...own.templates.flatMap((one) => ["--templates", one]), ...own.template.flatMap((one) => ["--template", one]));
+  else for (const option of ["templates", "template"]) for (const one of own[option]) parts.push(`--${option}`, one);
   if (own.context) parts.push("--context", own.context);
   if (own.language) parts.push("--language", own.language);
   if (own.exact_decode) parts.push("--exact-decode");
@@ -1021,9 +1098,13 @@ function command() {
 function drawSaving() {
   const ready = exported().length;
   const asking = asked() !== null;
-  $("command").replaceChildren(...(asking ? command() : ["Add labels first."]).flatMap((word) => [el("span", { text: visible(word) }), " "]));
+  const words = asking ? command() : ["Add labels first."];
+  $("command").replaceChildren(...words.flatMap((word) => [el("span", { text: visible(word) }), " "]));
   $("copy-command").disabled = !asking;
-  $("command-note").textContent = `To be run where the pictures are: a page is not told their folder.${isPlain() ? "" : " These labels have more than a name: put labels.json beside."}`;
+  const notes = ["To be run where the pictures are: a page is not told their folder."];
+  if (shown.length > NAMED) notes.push("It takes the whole folder, there are too many to name.");
+  if (!isPlain()) notes.push("These labels have more than a name: put labels.json beside.");
+  $("command-note").textContent = notes.join(" ");
   $("save-labels").hidden = isPlain();
   $("what-saved").textContent = images(ready) + (ready < pictures.length ? `, of ${count(pictures.length)}` : "");
   for (const id of ["save-json", "save-csv", "copy-json"]) $(id).disabled = !ready;
@@ -1049,7 +1130,9 @@ $("copy-command").addEventListener("click", () => copied(command().join(" "), "C
 $("copy-json").addEventListener("click", () => copied(json(), "JSON copied"));
 $("save-json").addEventListener("click", () => download("results.json", [json()], "application/json"));
 $("save-csv").addEventListener("click", () => download("results.csv", [csv()], "text/csv"));
-$("save-labels").addEventListener("click", () => download("labels.json", [JSON.stringify({ labels: at.labels }, null, 1)], "application/json"));
+$("save-labels").addEventListener("click", () => {
+  download("labels.json", [JSON.stringify({ labels: at.labels }, null, 1)], "application/json");
+});
 
 // ---- All else that is clicked and typed.
 
@@ -1059,12 +1142,14 @@ $("show-all").addEventListener("click", () => { show = sure = ""; redraw(); });
 $("clear").addEventListener("click", () => { remove(pictures); uploads.abort(); $("pick").focus(); });
 $("cancel").addEventListener("click", () => { cancelled = true; uploads.abort(); redraw(); $("go-on").focus(); });
 $("go-on").addEventListener("click", () => { cancelled = false; go(); });
+$("clear-labels").addEventListener("click", () => { set({ labels: [] }); input.focus(); });
 $("help").addEventListener("click", () => $("keys").showModal());
 
 addEventListener("keydown", (event) => {
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.closest("input:not([type=range], [type=radio]), select, dialog")) return;
-  const act = { l: () => input.focus(), o: () => $("pick").click(), "?": () => $("keys").showModal() }[event.key.toLowerCase()];
+  const acts = { l: () => input.focus(), o: () => $("pick").click(), "?": () => $("keys").showModal() };
+  const act = Object.hasOwn(acts, event.key.toLowerCase()) && acts[event.key.toLowerCase()];
   if (!act) return;
   event.preventDefault();
   act();
@@ -1072,8 +1157,8 @@ addEventListener("keydown", (event) => {
 addEventListener("hashchange", () => { at = fromAddress(); if (offer) offered(); changed({ now: true }); });
 
 if (matchMedia("(max-width: 820px)").matches) $("options").open = false;
-if (!/mac|iphone|ipad/i.test(navigator.platform)) { /* Ctrl it is */ }
-else for (const key of document.querySelectorAll("kbd")) if (key.textContent === "Ctrl") key.textContent = "⌘";
+if (/mac|iphone|ipad/i.test(navigator.platform))
+  for (const key of document.querySelectorAll("kbd")) if (key.textContent === "Ctrl") key.textContent = "⌘";
 drawSettings();
 draw();
 connect();

@@ -74,8 +74,13 @@ def _no_such_route(request: Request, error: Exception) -> Response:
     """In the form of all errors."""
     if not isinstance(error, HTTPException):
         raise error
-    said = "no such route" if error.status_code == 404 else str(error.detail).lower()
-    return JsonResponse({"error": said, "hint": "/docs lists them"}, error.status_code, headers=error.headers)
+    said, headers = str(error.detail).lower(), dict(error.headers or {})
+    if error.status_code == 404:
+        said = "no such route"
+    known = request.app.openapi()["paths"].get(request.url.path)
+    if error.status_code == 405 and known:  # several routes have the path, each with a method of its own
+        headers["Allow"] = ", ".join(sorted(map(str.upper, known)))
+    return JsonResponse({"error": said, "hint": "/docs lists them"}, error.status_code, headers=headers)
 
 
 def _about(app: FastAPI, service: Service) -> None:

@@ -24,6 +24,7 @@ _LINE_SPARE = 100_000  # bytes of a line beside the image in it
 Said = TypeVar("Said", bound=BaseModel)
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=1e-6, le=1e6)]  # beyond that, averages are no numbers any more
 
 
 class Body(BaseModel):
@@ -39,7 +40,7 @@ class LabelBody(Body):
     group: Text | list[Text] | None = None
     aliases: list[Text] = []
     prompts: list[Text] = []
-    weights: list[Annotated[float, Field(gt=0)]] = []
+    weights: list[Weight] = []
     threshold: Annotated[float, Field(ge=-1, le=1)] | None = None
 
 
@@ -118,7 +119,7 @@ class LabelsBody(ModelBody):
     prompts: Annotated[list[Annotated[list[Text], Field(min_length=1)]], Field(min_length=1)] = Field(
         description="The prompts of each label."
     )
-    weights: list[list[Annotated[float, Field(gt=0)]]] = Field(
+    weights: list[list[Weight]] = Field(
         default=[], description="How much each prompt counts; none for equal ones. Labels at the end may be left out."
     )
 
@@ -379,7 +380,7 @@ async def form(request: Request, limits: Limits, share: Share) -> tuple[Question
     except (MultiPartException, HTTPException) as error:
         message = getattr(error, "message", None) or str(error)
         raise Refusal(MALFORMED, message.rstrip(".")) from error
-    text, images = fields.get("request", "{}"), []
+    text, images = fields.get("request") or "{}", []
     try:
         if not isinstance(text, str):
             raise Refusal(MALFORMED, "`request` is a file, and should be a field of JSON")

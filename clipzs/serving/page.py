@@ -1,6 +1,7 @@
 """The page at `/`: one file, the same for everyone, that asks this service and nobody else."""
 
 from fastapi import APIRouter, Response
+from fastapi.responses import HTMLResponse
 
 from clipzs import defaults, pages
 from clipzs.paths import IMAGE_SUFFIXES
@@ -21,8 +22,9 @@ def routes() -> APIRouter:
     policy = pages.policy("serve", images="blob: data:", connect_src="'self'", frame_ancestors="'none'")
     router = APIRouter()
 
-    @router.get("/", include_in_schema=False)
+    @router.get("/", response_class=HTMLResponse, tags=["Server"])
     async def page() -> Response:
+        """The page."""
         return Response(content, media_type="text/html", headers={"Content-Security-Policy": policy})
 
     return router

@@ -47,7 +47,9 @@ class Room:
             try:
                 await turn
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
+                if turn.cancelled():
+                    self._let_in()  # it may have been first in the line
+                else:
                     self.give_streamed(size)
                 raise
         else:

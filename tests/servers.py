@@ -1,14 +1,42 @@
-"""A way to a real server that passes on what is asked and answered, with the faults that a test wants in between."""
+"""Real servers as processes, and a way to them with the faults that a test wants in between."""
 
+import os
 import socket
 import socketserver
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+from clipzs import servernotes
+
+PATIENCE_S = 60
+
+
+@contextmanager
+def started(cache: Path, compiled: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """A server of the embedded model with a cache of its own; its address and its process."""
+    cache.mkdir(exist_ok=True)
+    (cache / "compiled").symlink_to(compiled)
+    command = [sys.executable, "-m", "clipzs", "serve", "--model", "tiny", "--port", "0", "--cache-dir", str(cache)]
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("CLIPZS_")}
+    with subprocess.Popen([*command, *options], env={**surroundings, "HF_HUB_OFFLINE": "1"}) as process:
+        end = time.monotonic() + PATIENCE_S
+        while not (notes := servernotes.running(servernotes.folder(cache))):
+            assert process.poll() is None, "the server did not start"
+            assert time.monotonic() < end, "the server does not listen"
+            time.sleep(0.02)
+        try:
+            yield notes[0].url, process.pid
+        finally:
+            process.terminate()
 
 
 class Answer(NamedTuple):
