@@ -242,11 +242,12 @@ def soak(options: argparse.Namespace) -> str:
         found = json.loads(process.communicate()[0].strip().splitlines()[-1])
     late = [sample for sample in samples if sample[0] >= seconds / 4]
     header = ["after", "resident memory, main process", "its peak", "workers", "threads", "open files"]
+    asked, every = found["requests"], len(bodies)
     told = (
-        f"{found['requests']:,} requests of 8 clients in {options.minutes:g} minutes; one in "
-        f"{len(bodies) / len(photos):.0f} has labels that no other has, one in {len(bodies)} is malformed (and refused: {found['status']:,}), two in "
-        f"{len(bodies)} have images that cannot be read. From the first quarter on, memory went from "
-        f"{late[0][1]:.0f} to {late[-1][1]:.0f} MB: {_slope(late):+.1f} MB an hour by the line that fits best."
+        f"{asked:,} requests of 8 clients in {options.minutes:g} minutes; one in {every / len(photos):.0f} has labels "
+        f"that no other has, one in {every} is malformed (refused: {found['status']:,}), two in {every} have images "
+        f"that cannot be read. From the first quarter on, memory went from {late[0][1]:.0f} to {late[-1][1]:.0f} MB: "
+        f"{_slope(late):+.1f} MB an hour by the line that fits best."
     )
     return f"{markdown(header, rows)}\n\n{told}"
 

@@ -1,6 +1,7 @@
 """`clipzs explain`: the numbers of classify taken apart, and heat maps that lie on what they are of."""
 
 import json
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
@@ -344,6 +345,32 @@ def test_every_kind_of_tower_has_a_heat_map_that_depends_on_picture_and_label(fo
     assert not np.array_equal(maps(other, first).grid, heat.grid) or not heat.grid.any()
     assert not np.array_equal(maps(one, second).grid, maps(one, -second).grid)
     assert torch.nn.functional.scaled_dot_product_attention is attention, "torch is left as it was"
+
+
+def test_a_heat_map_and_a_model_on_another_thread_leave_each_other_alone(folder):
+    import torch
+
+    maps, functional = heat_maps(f"local-dir:{folder('vit')}"), torch.nn.functional
+    picture = np.random.default_rng(0).integers(0, 256, (*maps._spec.preprocess.size, 3), np.uint8)
+    label = np.random.default_rng(1).standard_normal(maps._spec.config["embed_dim"]).astype(np.float32)
+    alone, tokens = maps(picture, label).grid, torch.randn(1, 2, 5, 16)
+    attended = functional.scaled_dot_product_attention(tokens, tokens, tokens)
+    ended, different = threading.Event(), []
+
+    def other() -> None:
+        while not ended.is_set():
+            now = functional.scaled_dot_product_attention(tokens, tokens, tokens)
+            different.extend([] if torch.equal(now, attended) else [now])
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        for _ in range(5):
+            np.testing.assert_array_equal(maps(picture, label).grid, alone)
+    finally:
+        ended.set()
+        thread.join()
+    assert different == []
 
 
 def test_a_map_is_the_upright_picture_with_its_heat_and_darker_where_the_model_does_not_look(run, tmp_path):

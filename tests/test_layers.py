@@ -239,7 +239,7 @@ MAY_IMPORT = {
     "serving.app": {
         "__version__", "pipeline", "serving.answering", "serving.apidoc", "serving.bodies", "serving.describing",
         "serving.guard", "serving.heat", "serving.hf", "serving.measures", "serving.models", "serving.page",
-        "serving.refusals", "serving.service", "templates",
+        "serving.refusals", "serving.service",
     },
     "serving.protocol": {"serving.limits"},
     "serving.serve": {"errors", "privatefiles", "servernotes", "serving.protocol", "serving.service"},

@@ -343,6 +343,9 @@ REFUSED: dict[str, tuple[int, Any]] = {
     "too many prompts": (413, {"labels": [*"abc"], "images": [{"data": ""}], "options": {"templates": ["imagenet80"]}}),
     "too many aliases": (413, {"labels": ["a", {"name": "b", "aliases": [*map(str, range(60))]}],
                                "images": [{"data": ""}], "options": {"templates": ["simple"]}}),
+    "too many templates": (413, {"images": [{"data": ""}], "options": {"template": [f"{n} <>" for n in range(30)]}}),
+    "too much that is not wanted": (413, {"images": [{"data": ""}], "options": {"unknown": True, "negative": [*map(str, range(60))]}}),
+    "a long context": (413, {"images": [{"data": ""}], "options": {"context": "b" * 101}}),
     "a long text": (413, {"labels": ["a", "b" * 101], "images": [{"data": ""}]}),
     "a large image": (413, {"images": [{"data": "A" * 150_000}]}),
     "a large request": (413, {"images": [{"data": "A" * 90_000}] * 3}),
@@ -439,7 +442,13 @@ def test_without_a_token_only_this_machine_asks_and_no_page_of_another_place(ser
         assert server.send("GET", "/v1/models", Host=host).status == 403
         assert server.send("GET", "/health", Host=host).status == 403
     own = f"127.0.0.1:{server.port}"
-    origins = {f"http://{own}": 400, "http://evil.example": 403, "null": 403, "http://127.0.0.1:1": 403}
+    origins = {
+        f"http://{own}": 400,
+        "http://evil.example": 403,
+        "null": 403,
+        "http://127.0.0.1:1": 403,
+        "http://[": 403,
+    }
     for origin, status in origins.items():
         response = server.send("POST", "/v1/classify", b"{}", Content_Type="application/json", Origin=origin)
         assert (response.status, origin) == (status, origin)
@@ -455,6 +464,8 @@ def test_a_token_is_asked_for_by_all_that_tells_or_does_anything(cache):
         schema = running.get("/openapi.json")
         routes = [(method.upper(), path) for path, methods in schema["paths"].items() for method in methods]
         assert len(routes) > 8
+        routes.remove(("GET", "/"))  # the page, which asks for the token itself
+        assert running.send("GET", "/", Host="clipzs.example").status == 200
         for method, path in routes:
             for token in (None, f"Bearer {secret.upper()}", "Bearer ", f"Basic {secret}", secret):
                 more = {"Content-Type": "application/json", "Host": "clipzs.example"}
@@ -504,6 +515,7 @@ def test_a_stream_ends_with_the_reason_where_it_cannot_go_on(narrow):
         assert [answer["path"] for answer in answers] == ["good", "good"]
         assert [answer["error"] is None for answer in answers] == [True, False]
         assert ([*last], words in last["error"]) == ([status, "hint"], True), last
+    assert narrow.measured("clipzs_waiting_bytes") == 0
     for first, status in (({"labels": ["a"]}, 422), ({"model": "x"}, 404), ([], 400), ({"images": []}, 400)):
         response = narrow.send("POST", "/v1/classify", json.dumps(first), Content_Type="application/x-ndjson")
         assert response.status == status

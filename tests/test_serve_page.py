@@ -27,6 +27,7 @@ from clipzs import records
 from clipzs.formulas import original
 from clipzs.labels import Label
 from clipzs.options import Options, checked
+from clipzs.serving.limits import Limits
 
 uvicorn = pytest.importorskip("uvicorn", reason="not installed with the extra `serve`")
 
@@ -321,6 +322,10 @@ def test_labels_are_typed_pasted_and_removed_without_another_upload(visit):
     press(page, "Tab")  # leaving adds what is typed
     answered(page)
     assert sorted(bars(page)) == ["a cat", "a rocket"]
+    page.locator("#clear-labels").click()
+    type_label(page, "a cat,a rocket,")
+    answered(page)
+    assert sorted(bars(page)) == ["a cat", "a rocket"]
     assert len(page.uploads) == 1
 
 
@@ -587,13 +592,23 @@ def test_a_picture_that_cannot_be_read_says_why_and_costs_no_other_anything(visi
 
 
 def test_a_picture_that_is_too_large_says_so(visit, server, tmp_path, monkeypatch):
-    limits = server.service.limits
     Image.effect_noise((700, 700), 90).save(tmp_path / "large.png")
-    monkeypatch.setattr(server.service, "limits", type(limits)(image_bytes=100_000))
+    monkeypatch.setattr(server.service, "limits", Limits(image_bytes=100_000))
     page = visit(LABELS)
     add(page, tmp_path / "large.png", "cat.jpg")
     assert answers(page) == ["unreadable", "a cat"]
     assert "0.1 MB" in page.locator(".card .none.error").text_content()
+
+
+def test_what_takes_the_server_too_long_is_tried_alone_and_can_be_added_again(visit, server):
+    page = visit(LABELS, expected="503")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.service, "limits", Limits(seconds=1e-6))
+        add(page, *PHOTOS)
+    assert answers(page) == ["unreadable"] * 3
+    assert len(page.uploads) == 1 + 3
+    add(page, *PHOTOS)
+    assert answers(page) == ["a cat", "a rocket", "a cup of coffee"]
 
 
 def test_labels_that_the_server_does_not_take_are_explained_beside_them(visit):

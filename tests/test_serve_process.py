@@ -22,15 +22,17 @@ SERVE = (sys.executable, "-m", "clipzs", "serve", "--model", "tiny")
 
 
 @contextmanager
-def started(*arguments: object, **environment: str) -> Iterator["tuple[subprocess.Popen[bytes], servernotes.Note]"]:
+def started(
+    *arguments: object, command: tuple[str, ...] = SERVE, **environment: str
+) -> Iterator["tuple[subprocess.Popen[bytes], servernotes.Note]"]:
     """A server, and the note that it leaves."""
     notes = servernotes.folder(Path(os.environ["CLIPZS_CACHE_DIR"]))
     with subprocess.Popen(
-        [*SERVE, *map(str, arguments)],
+        [*command, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **environment},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGHUP)],
     ) as process:
         try:
             found: list[servernotes.Note] = []
@@ -116,6 +118,25 @@ def refuses(address: tuple[str, int]) -> bool:
     except ConnectionResetError:
         pass
     return False
+
+
+def test_with_torch_in_memory_that_nothing_needs_it_starts_again_without(tmp_path):
+    """As after the first start with a model, which is compiled by torch then."""
+    starts = tmp_path / "starts"
+    code = (
+        f"import sys, pathlib; starts = pathlib.Path({str(starts)!r})\n"
+        "if not starts.exists(): import torch\n"
+        "with starts.open('a') as file: print('torch' in sys.modules, *sys.argv[1:3], file=file)\n"
+        "from clipzs.cli import main; main()"
+    )
+    with started("--port", "0", "-q", command=(sys.executable, "-c", code, *SERVE[3:])) as (process, note):
+        assert starts.read_text().splitlines() == ["True serve --model", "False serve --model"]
+        with closing(HTTPConnection("127.0.0.1", port_of(note), timeout=PATIENCE_S)) as asked:
+            asked.request("GET", "/health")
+            assert json.load(asked.getresponse()) == {"status": "ok", "clipzs": note.version, "models": ["tiny"]}
+        process.send_signal(signal.SIGHUP)
+        assert process.communicate(timeout=PATIENCE_S) == (b"", b"")
+    assert process.returncode == 0
 
 
 class UnixConnection(HTTPConnection):

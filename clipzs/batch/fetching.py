@@ -2,8 +2,10 @@
 
 import http.client
 import io
+import string
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any, BinaryIO, cast
 
@@ -14,8 +16,10 @@ LARGEST = 512_000_000  # bytes of an image file that is fetched
 TOO_LARGE = f"larger than {LARGEST / 1e6:.0f} MB"
 ATTEMPTS = 3
 _PAUSE_S = 1.0  # before the second attempt; twice as long before the third
+_SILENT_S = 20.0  # without a byte of an image, after which no more will come
 _BLOCK = 1 << 20
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)  # of HTTP: what may be better the next time
+_BROKEN_OFF = (ConnectionError, http.client.HTTPException)  # what may be better the next time
+_AGAIN = (408, 425, 429, 500, 502, 503, 504)  # as well, of what servers say
 
 
 def is_url(name: str) -> bool:
@@ -73,7 +77,7 @@ def fetch(url: str, timeout: float) -> bytes:
         timeout: seconds that each attempt may take, of web servers; 0 is without end. Object stores have their own.
 
     Raises:
-        ImageError: it is not there or too large, or cannot be had in `ATTEMPTS`.
+        ImageError: it is not there or too large, the server does not answer, or breaks off `ATTEMPTS` times.
         UsageProblem: as of `filesystem`.
     """
     if is_web(url):
@@ -194,8 +198,9 @@ def _answer(url: str, timeout: float) -> http.client.HTTPResponse:
         urllib.request.HTTPErrorProcessor,
     ):
         opener.add_handler(handler())
-    request = urllib.request.Request(url, headers={"User-Agent": f"clipzs/{__version__}"})  # noqa: S310
-    return cast(http.client.HTTPResponse, opener.open(request, timeout=timeout or None))
+    plain = urllib.parse.quote(url, safe=string.punctuation, errors="surrogateescape")  # blanks, and what is not ASCII
+    request = urllib.request.Request(plain, headers={"User-Agent": f"clipzs/{__version__}"})  # noqa: S310
+    return cast(http.client.HTTPResponse, opener.open(request, timeout=timeout))
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:
@@ -209,10 +214,9 @@ def _from_web(url: str, timeout: float) -> bytes:
             return _whole(url, timeout)
         except urllib.error.HTTPError as error:
             problem, final = _refusal(error), error.code not in _AGAIN
-        except (OSError, http.client.HTTPException) as error:
-            problem, final = f"cannot be fetched: {words(error)}", False
-        except ValueError as error:
-            problem, final = f"no address: {words(error)}", True
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            cause = getattr(error, "reason", error)  # of a URLError, what it is about
+            problem, final = f"cannot be fetched: {words(error)}", not isinstance(cause, _BROKEN_OFF)
         if final or attempt == ATTEMPTS:
             raise ImageError(problem)
         time.sleep(_PAUSE_S * attempt)
@@ -222,7 +226,7 @@ def _from_web(url: str, timeout: float) -> bytes:
 def _whole(url: str, timeout: float) -> bytes:
     end = time.monotonic() + (timeout or float("inf"))
     content = bytearray()
-    with _answer(url, timeout) as answer:
+    with _answer(url, min(timeout or _SILENT_S, _SILENT_S)) as answer:
         while block := answer.read1(_BLOCK):
             content += block
             if len(content) > LARGEST:
@@ -230,5 +234,5 @@ def _whole(url: str, timeout: float) -> bytes:
             if time.monotonic() > end:
                 raise TimeoutError(f"more than {timeout:g} s")
         if answer.length:
-            raise OSError("the connection ended before the file did")
+            raise ConnectionError("the connection ended before the file did")
     return bytes(content)

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
@@ -132,15 +133,30 @@ def cluster(address: str, workers: int | None) -> Iterator[Any]:
                 "_node_ip_address": "127.0.0.1",
                 "_temp_dir": stack.enter_context(_private_folder()),
             }
-        stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray puts one of its own there
+        if threading.current_thread() is threading.main_thread():  # where Ray answers SIGTERM itself
+            stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         stack.callback(ray.shutdown)
         try:
             ray.init(address=address, **how)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            what = "Ray cannot be started" if local else f"--ray {address}: no connection to a Ray cluster"
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise UsageProblem(f"{what}: {said}", hint=None if local else _HINT) from error
+            raise _problem(address, error) from error
         yield ray
+
+
+def _problem(address: str, error: Exception) -> UsageProblem:
+    """What kept Ray from being connected, in a line."""
+    hint, cause = None if address == LOCAL else _HINT, error
+    while cause.__cause__ is not None and isinstance(cause.__cause__, Exception):
+        cause = cause.__cause__  # what Ray says itself is that it could not
+    if "InvalidAuthToken" in str(cause):
+        said, hint = (
+            "another token, or none",
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH of that cluster",
+        )
+    else:
+        said = " ".join(str(cause).split()) or type(cause).__name__
+    what = "Ray cannot be started" if address == LOCAL else f"--ray {address}: no connection to the Ray cluster"
+    return UsageProblem(f"{what}: {said}", hint=hint)
 
 
 def nodes(ray: Any, address: str, workers: int | None) -> list[Node]:

@@ -1,7 +1,7 @@
 """Parts on the machines of a Ray cluster: Ray starts workers where there is room; all else is as on one machine.
 
-Who does which part is kept here and not left to Ray Data's pool of actors: there, what a lost worker had in hand waits
-until it has a place again, for ever if a full cluster loses a machine; and what kills its worker is tried again for ever.
+Who does which part is kept here and not left to Ray Data's pool of actors: its settings that bound attempts end with
+Ray 2.64, and without them what kills its worker is tried for ever; and parts wait there for a worker that was lost.
 """
 
 import json

@@ -139,7 +139,8 @@ def images(name: str, start: int, stop: int) -> Iterator[Blob | Found]:
 
 def _rows(groups: Sequence[Any]) -> int:
     """How many rows are taken out of some row groups together."""
-    count, size = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
+    count: int = sum(group.num_rows for group in groups)
+    size: int = sum(group.total_byte_size for group in groups)
     return max(1, min(_AT_ONCE, _BYTES_AT_ONCE * count // (size or 1)))
 
 

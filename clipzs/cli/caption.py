@@ -14,6 +14,7 @@ from clipzs.cli.running import (
     abandoned_on_failure,
     check_resumable,
     classified,
+    classifier_of,
     concluded,
     earlier_in,
     format_of,
@@ -69,7 +70,6 @@ def caption(
     from clipzs.decoders import DECODERS
 
     DECODERS.start()  # ready when the model is
-    from clipzs.classifier import Classifier
     from clipzs.output import Output, check_apart
 
     format_, json = o.as_typed(ctx, format_=format_ or "", json=json)
@@ -88,7 +88,7 @@ def caption(
     results = Output(shown, target, cosine=score == "cosine", decimals=decimals)
     with abandoned_on_failure(results):
         progress = Progress(enabled=not talk.quiet, until_first=results.to_terminal)
-        classifier = Classifier(sentences, options=chosen, progress=progress.prompts, compiling=progress.compiling)
+        classifier = classifier_of(sentences, chosen, progress)
         earlier = earlier_in(target, classifier, selection, retry_errors=retry_errors) if resume and target else None
         if earlier is not None:
             results.go_on_after(earlier)

@@ -28,6 +28,7 @@ from clipzs.cli.running import (
     abandoned_on_failure,
     check_resumable,
     classified,
+    classifier_of,
     concluded,
     earlier_in,
     format_of,
@@ -80,7 +81,6 @@ def classify(
     from clipzs.decoders import DECODERS
 
     DECODERS.start()  # ready when the model is
-    from clipzs.classifier import Classifier
     from clipzs.output import Output, check_apart
 
     format_, json = o.as_typed(ctx, format_=format_ or "", json=json)
@@ -100,12 +100,7 @@ def classify(
     results = Output(chosen_format, target, cosine=score == "cosine", decimals=decimals, preview=pictures)
     with abandoned_on_failure(results):
         progress = Progress(enabled=not talk.quiet, until_first=results.to_terminal)
-        classifier = Classifier(
-            labels.given(),
-            options=chosen,
-            progress=progress.prompts,
-            compiling=progress.compiling,
-        )
+        classifier = classifier_of(labels.given(), chosen, progress)
         earlier = earlier_in(target, classifier, selection, retry_errors=retry_errors) if resume and target else None
         if earlier is not None:
             results.go_on_after(earlier)

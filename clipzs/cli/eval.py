@@ -99,6 +99,11 @@ def evaluate(
     """
     set_up(quiet=talk.quiet, verbose=talk.verbose)
     if results is not None:
+        if save is not None or report is not None:
+            raise UsageProblem(
+                "--save and --report are for images that are classified now",
+                hint="leave them out; clipzs report makes a page of results",
+            )
         check_asks_no_model(ctx, "folder", "truth", "map_", "exclude", "unknown_label", "seed", "json", "plot")
         earlier = _recorded(
             results, root, truth, plot, unknown_label, seed, Progress(enabled=not talk.quiet, until_first=False)

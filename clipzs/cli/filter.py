@@ -21,7 +21,15 @@ from clipzs.cli.groups import (
     settled_head,
 )
 from clipzs.cli.narration import Progress, say, set_up
-from clipzs.cli.running import abandoned_on_failure, check_asks_no_model, classified, concluded, replayed, selected
+from clipzs.cli.running import (
+    abandoned_on_failure,
+    check_asks_no_model,
+    classified,
+    classifier_of,
+    concluded,
+    replayed,
+    selected,
+)
 from clipzs.errors import FAILED, OutputError, UsageProblem
 from clipzs.labels import from_names
 
@@ -99,7 +107,6 @@ def filter_(
         for name in sought.missing if not sought.matches else ():
             say(f"no result has the label {name!r}", kind="warning")
     else:
-        from clipzs.classifier import Classifier
         from clipzs.decoders import DECODERS
 
         DECODERS.start()
@@ -111,12 +118,7 @@ def filter_(
             given = from_names(names)
             how["unknown"] = not answers.multi
         with abandoned_on_failure(sought):
-            classifier = Classifier(
-                given,
-                options=options(model, reading, prompts, **how),
-                progress=progress.prompts,
-                compiling=progress.compiling,
-            )
+            classifier = classifier_of(given, options(model, reading, prompts, **how), progress)
             unknown = answers.unknown_label if classifier.abstains else None
             sought.expect(classifier.labels, unknown=unknown, shared=not answers.multi)
             run = classified(classifier, selection, [sought], progress)

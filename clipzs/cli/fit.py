@@ -9,6 +9,7 @@ from clipzs import __version__
 from clipzs.cli import options as o
 from clipzs.cli.groups import LabelGroup, ModelGroup, PromptGroup, ReadingGroup, TalkGroup, TruthGroup, grouped, options
 from clipzs.cli.narration import Progress, say_unreadable, set_up
+from clipzs.cli.running import classifier_of
 from clipzs.cli.show import print_rows
 from clipzs.errors import UsageProblem
 
@@ -67,7 +68,6 @@ def fit(
 
     DECODERS.start()
     from clipzs import fewshot, fitting, headfile
-    from clipzs.classifier import Classifier
     from clipzs.labels import from_names
     from clipzs.metrics import Outcomes, top
     from clipzs.output import check_apart, check_writable, save
@@ -78,12 +78,8 @@ def fit(
     fitting.check(method, alpha)
     check_writable(target)
     progress = Progress(enabled=not talk.quiet, until_first=False)
-    classifier = Classifier(
-        labels.given() or from_names(answers.classes),
-        options=options(model, reading, prompts),
-        progress=progress.prompts,
-        compiling=progress.compiling,
-    )
+    given = labels.given() or from_names(answers.classes)
+    classifier = classifier_of(given, options(model, reading, prompts), progress)
     fewshot.check(answers, [label.name for label in classifier.labels])
     if shots is not None:
         answers = fewshot.drawn(answers, shots, seed=seed)

@@ -58,7 +58,8 @@ def report(
     DECODERS.start()
     name = "standard input" if results == STDIN else results
     limits = {"max_megapixels": max_megapixels, "timeout": image_timeout}
-    page = new_page(output, [results], option="-o", title=os.path.basename(name.rstrip(os.sep)), limits=limits, unknown=unknown_label)
+    title = os.path.basename(name.rstrip(os.sep))
+    page = new_page(output, [results], option="-o", title=title, limits=limits, unknown=unknown_label)
     figures = _Figures(page, unknown=unknown_label)
     with abandoned_on_failure(page):
         replay = replayed(results, [figures, page], Progress(enabled=not talk.quiet, until_first=False), root=root)

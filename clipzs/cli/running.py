@@ -1,7 +1,7 @@
 """What commands share that send images through a classifier, or the results of an earlier run, into sinks."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ _WITH_RESULTS = ("results", "root", "quiet", "verbose")
 
 if TYPE_CHECKING:
     from clipzs.classifier import Classifier
+    from clipzs.labels import Label
+    from clipzs.options import Options
     from clipzs.paths import Selection
     from clipzs.resume import Earlier
     from clipzs.run import Passage, Replay, Run, Sink
@@ -39,6 +41,13 @@ def selected(paths: list[str], files: FilesGroup) -> "Selection":
     if STDIN in (*paths, *files.files_from) and sys.stdin is not None and sys.stdin.isatty():
         say("reading paths from the keyboard, one a line; Ctrl-D ends the list")
     return Selection(paths, files.files_from, null=files.null, recursive=files.recursive, exclude=files.exclude)
+
+
+def classifier_of(labels: "Iterable[Label]", options: "Options", progress: Progress) -> "Classifier":
+    """What answers, with its progress shown; errors as of `Classifier`."""
+    from clipzs.classifier import Classifier
+
+    return Classifier(labels, options=options, progress=progress.prompts, compiling=progress.compiling)
 
 
 @contextmanager

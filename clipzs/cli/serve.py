@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +18,12 @@ from clipzs.errors import UsageProblem
 if TYPE_CHECKING:
     from clipzs.options import Options
     from clipzs.serving.limits import Limits
+    from clipzs.serving.models import ServedModel
 
 PORT = 8765
 TOKEN = "CLIPZS_TOKEN"  # noqa: S105  (the name of the variable)
+_AGAIN = "CLIPZS_STARTED_AGAIN"  # set for a process that has taken its own place
+_STOPPING = "stopping: what was accepted is answered; once more ends it at once"
 _SHORTEST = 16  # characters of a token
 _SERVER, _LIMITS = "Server", "Limits"
 
@@ -204,17 +208,29 @@ def serve(
         DECODERS.start()
         with progress.shown(None):
             service.start()
-        folder = models[0].embedder.cache_dir
-        code = running.serve(
-            create_app(service),
-            service,
-            listener,
-            url=url,
-            notes=None if folder is None else servernotes.folder(folder),
-            ready=lambda: None if talk.quiet else say(f"listening at {url}"),
-            stopping=lambda: say_in_handler("stopping: what was accepted is answered; once more ends it at once"),
-        )
+        heavy = _is_heavier_than_need_be(models)
+        if not heavy:
+            folder = models[0].embedder.cache_dir
+            code = running.serve(
+                create_app(service),
+                service,
+                listener,
+                url=url,
+                notes=None if folder is None else servernotes.folder(folder),
+                ready=lambda: None if talk.quiet else say(f"listening at {url}"),
+                stopping=lambda: None if talk.quiet else say_in_handler(_STOPPING),
+            )
+    if heavy:
+        service.close()
+        DECODERS.close()
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, _AGAIN: "1"})  # noqa: S606  (the same command)
     raise typer.Exit(code)
+
+
+def _is_heavier_than_need_be(models: "list[ServedModel]") -> bool:
+    """Whether torch was loaded to compile the models, and nothing needs it any more."""
+    compiled = all(model.embedder.encoder.engine == "openvino" for model in models)
+    return compiled and "torch" in sys.modules and os.name == "posix" and _AGAIN not in os.environ
 
 
 def _place(context: typer.Context, host: str, port: int, uds: Path | None) -> tuple[str, int, Path | None]:

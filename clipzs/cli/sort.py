@@ -21,7 +21,15 @@ from clipzs.cli.groups import (
     settled_head,
 )
 from clipzs.cli.narration import Progress, say, set_up
-from clipzs.cli.running import abandoned_on_failure, check_asks_no_model, classified, concluded, replayed, selected
+from clipzs.cli.running import (
+    abandoned_on_failure,
+    check_asks_no_model,
+    classified,
+    classifier_of,
+    concluded,
+    replayed,
+    selected,
+)
 from clipzs.cli.show import print_lines, print_rows
 from clipzs.errors import SOME_IMAGES_FAILED, UsageProblem
 
@@ -97,7 +105,6 @@ def sort(
         with abandoned_on_failure(sorting):
             run = replayed(results, [sorting], progress, root=root, at_once=AT_ONCE)
     else:
-        from clipzs.classifier import Classifier
         from clipzs.decoders import DECODERS
 
         DECODERS.start()
@@ -106,9 +113,7 @@ def sort(
         chosen = options(model, reading, prompts, score=score, by_group=by_group, head=fitted, **vars(answers))
         sorting = Sorting(to, how, told=told, dry_run=dry_run)
         with abandoned_on_failure(sorting):
-            classifier = Classifier(
-                labels.given(), options=chosen, progress=progress.prompts, compiling=progress.compiling
-            )
+            classifier = classifier_of(labels.given(), chosen, progress)
             sorting.expect(_answers(classifier.labels), unknown=answers.unknown_label if classifier.abstains else None)
             run = classified(classifier, sorting.selection(selection), [sorting], progress)
     raise typer.Exit(_concluded(run, sorting, how, quiet=talk.quiet))

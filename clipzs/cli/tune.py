@@ -11,6 +11,7 @@ import typer
 from clipzs.cli import options as o
 from clipzs.cli.groups import LabelGroup, ModelGroup, PromptGroup, ReadingGroup, TalkGroup, TruthGroup, grouped, options
 from clipzs.cli.narration import Progress, say, say_unreadable, set_up
+from clipzs.cli.running import classifier_of
 from clipzs.errors import UsageProblem, listed
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ def tune(
 
     DECODERS.start()
     from clipzs import evaluation
-    from clipzs.classifier import Classifier
     from clipzs.labels import from_names
     from clipzs.output import check_apart, check_writable, save
     from clipzs.tuner import prepared, untuned
@@ -74,12 +74,7 @@ def tune(
     given = labels.given() or from_names(known.classes)
     evaluation.check(known, [label.name for label in given])
     progress = Progress(enabled=not talk.quiet, until_first=False)
-    classifier = Classifier(
-        untuned(given),
-        options=options(model, reading, prompts),
-        progress=progress.prompts,
-        compiling=progress.compiling,
-    )
+    classifier = classifier_of(untuned(given), options(model, reading, prompts), progress)
     with progress.shown(lambda: len(known.paths)):
         ready = prepared(known, classifier, done=progress.advance)
         found = ready.tuned(folds=folds, seed=seed, thresholds=fit, precision=precision, progress=progress.fits)

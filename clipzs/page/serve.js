@@ -146,15 +146,15 @@ function tokenFor(refused) {
       token = $("token-text").value;
       try { sessionStorage.setItem("clipzs-token", token); } catch { /* it holds for this page */ }
       $("token-text").value = "";
-      $("token").close();
       tokenWanted = null;
+      $("token").close();
       done();
     }, { once: true });
     $("token").showModal();
   });
   return tokenWanted;
 }
-$("token").addEventListener("cancel", (event) => event.preventDefault());
+$("token").addEventListener("close", () => { if (tokenWanted) $("token").showModal(); }); // nothing goes on without
 
 async function connect() {
   try {
@@ -248,8 +248,8 @@ async function go() {
   upload();
   const known = pictures.filter((one) => !isDone(one, now) && one.vectors.has(now.print));
   try {
-    for (let start = 0; start < known.length; start += offer.limits.images) {
-      const some = known.slice(start, start + offer.limits.images);
+    for (let start = 0; start < known.length; start += atOnce()) {
+      const some = known.slice(start, start + atOnce());
       const sent = some.map((one) => ({ name: one.name, embedding: one.vectors.get(now.print) }));
       const body = JSON.stringify({ ...now.request, embeddings: false, images: sent });
       const { results, warnings } = await ask("v1/classify", { body, signal: mine.signal });
@@ -298,12 +298,15 @@ function upload() {
   }
 }
 
+// How many pictures a request may have, so that two of them have room.
+const atOnce = () => Math.max(1, Math.min(offer.limits.images, Math.floor(offer.limits.waiting_images / 2)));
+
 function nextChunk(now) {
   const some = [];
   let size = 0;
   for (const one of pictures) {
     if (one.flying || !isPending(one, now)) continue;
-    const { images: most, image_bytes: each, body_bytes: all } = offer.limits, largest = Math.min(each, all - SPARE);
+    const { image_bytes: each, body_bytes: all } = offer.limits, largest = Math.min(each, all - SPARE);
     if (one.file.size > largest) {
       one.error = `larger than ${largest / 1e6} MB, the most that this server takes`;
       continue;
@@ -311,7 +314,7 @@ function nextChunk(now) {
     size += one.file.size;
     if (some.length && (size > Math.min(TOGETHER_BYTES, all - SPARE) || one.alone || some[0].alone)) break;
     some.push(one);
-    if (some.length === Math.min(TOGETHER, most)) break;
+    if (some.length === Math.min(TOGETHER, atOnce())) break;
   }
   return some;
 }
@@ -379,9 +382,11 @@ const markOf = (file, name) => [name, file.size, file.lastModified].join("/");
 
 // `whole`: a folder, of which only pictures are taken, as `classify` does.
 function add(found, { whole = false } = {}) {
-  const here = new Set(pictures.map(({ file, name }) => markOf(file, name)));
+  const here = new Set(pictures.filter(({ error }) => error === null).map(({ file, name }) => markOf(file, name)));
   const fitting = whole ? found.filter(({ file, name }) => isPicture(file) && !isHidden(name)) : found;
   const fresh = fitting.filter(({ file, name }) => !here.has(markOf(file, name)) && here.add(markOf(file, name)));
+  const again = new Set(fresh.map(({ name }) => name));
+  remove(pictures.filter(({ error, name }) => error !== null && again.has(name)));
   pictures.push(...fresh.map(({ file, name }) => new Picture(file, name)));
   const notes = [fresh.length ? `${images(fresh.length)} added` : ""];
   if (fitting.length > fresh.length) notes.push(`${count(fitting.length - fresh.length)} here already`);
@@ -714,9 +719,9 @@ function draw() {
   $("bar").hidden = !pictures.length;
   $("choices").hidden = !many;
   if (!many) show = sure = "";
-  drawProgress(now);
   drawChoices();
   choose();
+  drawProgress(now);
   $("none").hidden = shown.length > 0 || !pictures.length;
   $("cards").hidden = !many;
   $("single").hidden = pictures.length !== 1;
@@ -1055,7 +1060,8 @@ function rowsOf(record) {
 
 function csv() {
   const rows = [["path", "label", "score", "error"], ...exported().flatMap(rowsOf)];
-  return rows.map(([path, label, ...rest]) => `${[cell(path), cell(label), ...rest.map(delimited)].join(",")}\n`).join("");
+  const cells = ([path, label, score, error]) => [cell(path), cell(label), score, delimited(error)];
+  return rows.map((row) => `${cells(row).join(",")}\n`).join("");
 }
 
 // As clipzs.writers.JsonWriter: a record a line.

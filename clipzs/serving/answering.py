@@ -1,9 +1,9 @@
 """From a request to its answer: decoded, embedded together with those of others, scored; given up when nobody waits."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from clipzs.serving.refusals import STOPPING, TOO_SLOW, Refusal, of, stopping
 from clipzs.serving.service import Service
 from clipzs.writers import json_text
 
+BULK = 10  # whole batches on a slow processor, or thousands of prompts
 _FEW = 4_096  # scores that are made at once without holding up other requests
 
 Answer = TypeVar("Answer")
@@ -41,17 +42,18 @@ class JsonResponse(Response):
         return as_json(content)
 
 
-def bounded(service: Service) -> Callable[[Handler], Handler]:
-    """Makes a route that gives up when its client is gone, or when it takes too long."""
+def bounded(service: Service, *, bulk: bool = False) -> Callable[[Handler], Handler]:
+    """Makes a route that gives up when it takes too long; `bulk` is for what may take `BULK` times as long."""
+    seconds = service.limits.seconds * (BULK if bulk else 1)
 
     def decorated(handler: Handler) -> Handler:
         @wraps(handler)
         async def route(request: Request, **more: Any) -> Response:
             try:
-                async with asyncio.timeout(service.limits.seconds):
+                async with asyncio.timeout(seconds):
                     return await handler(request, **more)
             except TimeoutError as error:
-                said = f"it took longer than {service.limits.seconds:g} seconds"
+                said = f"it took longer than {seconds:g} seconds"
                 if not request.scope["state"].get("read"):
                     raise Refusal(TOO_SLOW, f"{said} to send it", hint="send it as a stream") from error
                 raise Refusal(
@@ -119,6 +121,16 @@ class _End:
     why: Refusal | None = None
 
 
+@asynccontextmanager
+async def closed_on_failure(lines: AsyncGenerator[bytes, None]) -> AsyncIterator[None]:
+    """Closes a stream that does not come to be answered."""
+    try:
+        yield
+    except BaseException:
+        await lines.aclose()
+        raise
+
+
 class Stream(Response):
     """Lines of images in, lines of answers out: in order, each as soon as it is there, no more than are read.
 
@@ -132,7 +144,7 @@ class Stream(Response):
         self,
         service: Service,
         model: ServedModel,
-        lines: AsyncIterator[bytes],
+        lines: AsyncGenerator[bytes, None],
         answer: Callable[[Sequence[Prepared]], Awaitable[Sequence[Any]]],
     ) -> None:
         """Set up.
@@ -165,6 +177,7 @@ class Stream(Response):
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await task
+            await self._lines.aclose()
             while not self._begun.empty():
                 left = self._begun.get_nowait()
                 if isinstance(left, _Begun):

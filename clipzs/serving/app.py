@@ -9,10 +9,10 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
-from clipzs import __version__, templates
+from clipzs import __version__
 from clipzs.pipeline import Prepared
 from clipzs.serving import apidoc, bodies, heat, hf, page
-from clipzs.serving.answering import JsonResponse, Stream, bounded, scored, unless_gone
+from clipzs.serving.answering import JsonResponse, Stream, bounded, closed_on_failure, scored, unless_gone
 from clipzs.serving.bodies import (
     JSON,
     LINES,
@@ -104,8 +104,8 @@ def _about(app: FastAPI, service: Service) -> None:
             {
                 "models": [{**model.as_json(), "default": model is first} for model in service.models.values()],
                 "templates": [
-                    {"name": each.name, "templates": len(each.templates), "description": each.description}
-                    for each in templates.all_sets(first.options.prompts_dir)
+                    {"name": name, "templates": len(each.templates), "description": each.description}
+                    for name, each in service.sets.items()
                 ],
                 "labels": [bodies.said_of(label) for label in service.labels],
                 "options": {
@@ -167,10 +167,11 @@ def _classify(app: FastAPI, service: Service) -> None:
     @bounded(service)
     async def streaming(request: Request) -> Response:
         bodies.check_type(request, LINES)
-        lines = bodies.lines(request, service.limits)
-        question = bodies.parsed(await anext(lines, b""), Question)
-        model = service.model(question.model)
-        ready = await service.classifier(model, question)
+        lines = bodies.lines(request, service.limits, service.room)
+        async with closed_on_failure(lines):
+            question = bodies.parsed(await anext(lines, b""), Question)
+            model = service.model(question.model)
+            ready = await service.classifier(model, question)
 
         async def records(images: Sequence[Prepared]) -> Sequence[Any]:
             return await scored(ready, images, embeddings=question.embeddings)
@@ -211,8 +212,9 @@ def _embed(app: FastAPI, service: Service) -> None:
         Each line of the answer has `name`, `error` and `embedding`.
         """
         bodies.check_type(request, LINES)
-        lines = bodies.lines(request, service.limits)
-        model = service.model(bodies.parsed(await anext(lines, b""), ModelBody).model)
+        lines = bodies.lines(request, service.limits, service.room)
+        async with closed_on_failure(lines):
+            model = service.model(bodies.parsed(await anext(lines, b""), ModelBody).model)
 
         async def embedded(images: Sequence[Prepared]) -> Sequence[Any]:
             return [
@@ -237,7 +239,7 @@ def _embed(app: FastAPI, service: Service) -> None:
         response_model=None,
         responses=streamed({}, {OCTETS: {"type": "string", "format": "binary"}})["responses"],
     )
-    @bounded(service)
+    @bounded(service, bulk=True)
     async def pixels(request: Request) -> Response:
         """Embeddings of images that are decoded and prepared already, as `clipzs classify --server` sends them.
 
@@ -260,7 +262,7 @@ def _embed(app: FastAPI, service: Service) -> None:
         return Response(vectors.astype("<f4").tobytes(), media_type=OCTETS)
 
     @app.post("/v1/labels", tags=["Embed"], summary="Embed texts", **described(LabelsBody, LabelsAnswer))
-    @bounded(service)
+    @bounded(service, bulk=True)
     async def labels(request: Request) -> Response:
         """The averaged embedding of each label's prompts."""
         with service.room.taken() as share:

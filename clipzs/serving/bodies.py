@@ -1,7 +1,7 @@
 """What requests and answers hold: how they are read within the limits, and what they have to say."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
@@ -14,7 +14,7 @@ from clipzs.labels import Label, written
 from clipzs.serving.limits import Limits
 from clipzs.serving.models import Given
 from clipzs.serving.refusals import MALFORMED, OTHER_TYPE, REFUSED, TOO_LARGE, TOO_SLOW, Refusal
-from clipzs.serving.room import Share
+from clipzs.serving.room import Room, Share
 
 JSON, MULTIPART, LINES = "application/json", "multipart/form-data", "application/x-ndjson"
 OCTETS = "application/octet-stream"
@@ -97,7 +97,7 @@ class Question(Body):
 
     model: Text | None = Field(default=None, description="One of `/v1/models`; the first unless given.")
     labels: list[Text | LabelBody] | None = Field(default=None, description="The server's own unless given.")
-    options: OptionsBody = OptionsBody()
+    options: OptionsBody = Field(default_factory=OptionsBody)
     embeddings: bool = Field(default=False, description="Whether records shall hold the embeddings of the images.")
 
 
@@ -401,28 +401,39 @@ class _InMemory(MultiPartParser):
     spool_max_size = 1 << 40
 
 
-async def lines(request: Request, limits: Limits) -> AsyncIterator[bytes]:
-    """The lines of a stream that say something, as they come.
+async def lines(request: Request, limits: Limits, room: Room) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream that say something, as they come. A line counts in `room` until the next is asked for.
 
     Raises:
-        Refusal: one is too long; and as `chunks`.
+        Refusal: one is too long, or there is no room for it; and as `chunks`.
     """
     most = int(limits.image_bytes * _BASE64) + _LINE_SPARE
-    held, looked = bytearray(), 0
-    async for chunk in chunks(request, limits):
-        held += chunk
-        while (end := held.find(b"\n", looked)) >= 0:
-            line, looked = bytes(held[:end]), 0
-            del held[: end + 1]
-            if len(line) > most:
-                break
-            if line.strip():
-                yield line
-        looked = len(held)
-        if looked > most or end >= 0:
-            raise Refusal(TOO_LARGE, f"a line has {most / 1e6:.0f} MB at most")
-    if held.strip():
-        yield bytes(held)
+    held, looked, counted = bytearray(), 0, 0
+
+    def count(size: int) -> None:
+        nonlocal counted
+        before, counted = counted, size
+        room.hold_partly(before, size)
+
+    try:
+        async for chunk in chunks(request, limits):
+            held += chunk
+            while (end := held.find(b"\n", looked)) >= 0:
+                line, looked = bytes(held[:end]), 0
+                del held[: end + 1]
+                if len(line) > most:
+                    break
+                if line.strip():
+                    count(len(line) + len(held))
+                    yield line
+            looked = len(held)
+            count(looked)
+            if looked > most or end >= 0:
+                raise Refusal(TOO_LARGE, f"a line has {most / 1e6:g} MB at most")
+        if held.strip():
+            yield bytes(held)
+    finally:
+        count(0)
 
 
 def check_images(images: list[Given], limits: Limits) -> None:

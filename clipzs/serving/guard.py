@@ -78,11 +78,11 @@ class Guard:
         scope["state"]["known"] = True
         if not service.local:
             return
-        host = headers.get("host", "")
+        host = headers.get("host", "").lower()
         if not _is_loopback(host):
             raise Refusal(FORBIDDEN, f"not the name of this server: {host!r}", hint="ask for 127.0.0.1 or localhost")
         origin = headers.get("origin")
-        if not reading and origin is not None and urlsplit(origin).netloc != host:
+        if not reading and origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
             raise Refusal(FORBIDDEN, "pages of other places may not ask", hint="leave Origin out, or use the page at /")
 
 

@@ -311,6 +311,10 @@ class ServedModel:
 
         return await self.call(work)
 
+    def has(self, labels: Sequence[Label], options: Options) -> bool:
+        """Whether a classifier is ready."""
+        return (tuple(labels), options) in self._ready
+
     async def classifier(self, labels: Sequence[Label], options: Options) -> Ready:
         """A classifier that is ready; those used last are kept.
 

@@ -11,11 +11,14 @@ from clipzs.serving.refusals import busy
 
 
 class Room:
-    """Images and bytes that wait. Requests take what they need or are refused; streams wait until there is some."""
+    """Images and bytes that wait. Requests take what they need or are refused; streams wait until there is some.
+
+    Lines of streams that are not whole yet have as much again. They never wait, so that they hold up nothing.
+    """
 
     def __init__(self, limits: Limits, measures: Measures) -> None:
         self._limits, self._measures = limits, measures
-        self._images = self._bytes = self._streamed = 0
+        self._images = self._bytes = self._streamed = self._partial = 0
         self._line: deque[tuple[int, asyncio.Future[None]]] = deque()  # bytes that streams wait for, in turn
 
     @contextmanager
@@ -55,6 +58,17 @@ class Room:
         else:
             self._add(1, size, streamed=1)
 
+    def hold_partly(self, before: int, now: int) -> None:
+        """Of a stream, bytes of what was read and is not on its way: so many before, so many now.
+
+        Raises:
+            Refusal: there is not as much room.
+        """
+        self._partial += now - before
+        self._measures.waiting_bytes.set(self._bytes + self._partial)
+        if now > before and self._partial > self._limits.waiting_bytes:
+            raise busy(f"{self._partial / 1e6:.0f} MB")
+
     def give(self, images: int, size: int) -> None:
         """Of a request, back."""
         self._add(-images, -size)
@@ -85,7 +99,7 @@ class Room:
         self._bytes += size
         self._streamed += streamed
         self._measures.waiting_images.set(self._images)
-        self._measures.waiting_bytes.set(self._bytes)
+        self._measures.waiting_bytes.set(self._bytes + self._partial)
 
 
 class Share:

@@ -1,8 +1,10 @@
 """All that is served: models, the labels they are asked about unless a request names others, and what is shared."""
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from clipzs import templates
 from clipzs.errors import LabelsError, TemplatesError
@@ -14,6 +16,9 @@ from clipzs.serving.measures import Measures
 from clipzs.serving.models import Ready, ServedModel
 from clipzs.serving.refusals import REFUSED, TOO_LARGE, UNKNOWN, Refusal
 from clipzs.serving.room import Room
+from clipzs.templates import TemplateSet
+
+log = logging.getLogger("clipzs")
 
 
 class Service:
@@ -28,6 +33,7 @@ class Service:
         token: what requests have to show; None lets everyone in.
         local: whether only this machine reaches it, by an address of its own: then browsers must come from there.
         stopping: set when nothing more is taken on.
+        sets: the template sets that requests may name, by name.
     """
 
     def __init__(
@@ -49,7 +55,7 @@ class Service:
         self.token = token
         self.local = local
         self.stopping = asyncio.Event()
-        self._sets = [*templates.known_sets(models[0].options.prompts_dir)]
+        self.sets = _sets(models[0].options.prompts_dir)
 
     def start(self) -> None:
         """Load the models.
@@ -91,7 +97,10 @@ class Service:
         given = self.labels
         if question.labels is not None:
             given = tuple(_label(label) for label in question.labels)
-            self._check(given, options)
+        if not model.has(given, options):
+            if question.labels is not None:
+                self._check_labels(given)
+            self._check_prompts(given, options)
         return await model.classifier(given, options)
 
     def _options(self, usual: Options, asked: OptionsBody) -> Options:
@@ -105,16 +114,18 @@ class Service:
 
     def _check_set(self, name: str) -> None:
         """A name that is not of a set would be taken for that of a file."""
-        if name not in self._sets:
+        if name not in self.sets:
             raise TemplatesError(f"no template set {name!r} here", hint="/v1/models names them; no file is opened")
 
-    def _check(self, given: Sequence[Label], options: Options) -> None:
-        """See that labels ask for no more than they may, before any prompt is made of them."""
-        limits = self.limits
-        if len(given) > limits.labels:
-            raise Refusal(TOO_LARGE, f"{len(given)} labels, and {limits.labels} at most")
-        texts = [text for one in given for text in (one.name, *one.aliases, *one.prompts, *one.groups)]
-        self.check_texts([*texts, *options.template, *options.negative, options.context, options.unknown_label])
+    def _check_labels(self, given: Sequence[Label]) -> None:
+        most = self.limits.labels
+        if len(given) > most:
+            raise Refusal(TOO_LARGE, f"{len(given)} labels, and {most} at most")
+        self.check_texts(text for one in given for text in (one.name, *one.aliases, *one.prompts, *one.groups))
+
+    def _check_prompts(self, given: Sequence[Label], options: Options) -> None:
+        """See that no more prompts are asked for than may be, before any is made."""
+        self.check_texts([*options.template, *options.negative, options.context, options.unknown_label])
         several = len(templates.chosen(options.templates, options.template, "", options.prompts_dir))
         prompts = sum(len(one.prompts or range(several)) + len(one.aliases) * several for one in given)
         self.check_prompts(prompts + len(options.negative) * several)
@@ -141,6 +152,17 @@ class Service:
                 f"{prompts} prompts (labels times templates), and {self.limits.prompts} at most",
                 hint="name fewer labels, or a smaller template set",
             )
+
+
+def _sets(own: Path | None) -> dict[str, TemplateSet]:
+    """All that can be read; the others are warned of."""
+    found = {}
+    for name, path in sorted(templates.known_sets(own).items()):
+        try:
+            found[name] = templates.read(path)
+        except TemplatesError as error:
+            log.warning("%s: this template set is left out", error)
+    return found
 
 
 def _label(given: str | LabelBody) -> Label:
