@@ -379,14 +379,15 @@ def _rounded(hours: float) -> str:
 
 
 def _bytes(count: float) -> str:
-    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)):
+    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
-    return f"{count / 1e6:.3g} MB"
+    return f"{count / 1e3:.3g} KB"
 
 
 def _requests(count: float, price: float) -> str:
-    return f"{math.ceil(count):,} (${count * price:,.2f})"
+    dollars = count * price
+    return f"{math.ceil(count):,} ({f'${dollars:,.2f}' if dollars >= 0.01 else 'under a cent'})"
 
 
 SECTIONS: dict[str, Callable[[Path], str]] = {

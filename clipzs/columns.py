@@ -134,12 +134,16 @@ class RecordTable:
 
     def _flush(self) -> None:
         if self._writer is None:
-            columns = [name for name in self._schema.names if name != EMBEDDING]
             # Numbers of embeddings are noise, which neither packs nor repeats.
+            packed = {
+                leaf: field.name != EMBEDDING for field in self._schema for leaf in _leaves(field.name, field.type)
+            }
             self._writer = self._parquet.ParquetWriter(
-                self._opened(), self._schema, use_dictionary=columns,
-                compression={name: "none" if name == EMBEDDING else "zstd" for name in self._schema.names},
-            )  # fmt: skip
+                self._opened(),
+                self._schema,
+                use_dictionary=[leaf for leaf, pack in packed.items() if pack],
+                compression={leaf: "zstd" if pack else "none" for leaf, pack in packed.items()},
+            )
         if self._tables:
             self._writer.write_table(self._arrow.concat_tables(self._tables))
         self.rows += self._waiting
@@ -224,6 +228,19 @@ def rows(file: BinaryIO) -> Iterator[dict[str, Any]]:
         raise ValueError(_words(error)) from error
     except arrow.ArrowException as error:
         raise ValueError(_words(error)) from error
+
+
+def _leaves(name: str, kind: Any) -> Iterator[str]:
+    """The columns that Parquet makes of one."""
+    from pyarrow import types
+
+    if types.is_list(kind):
+        yield from _leaves(f"{name}.list.element", kind.value_type)
+    elif types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{name}.{field.name}", field.type)
+    else:
+        yield name
 
 
 def _words(error: Exception) -> str:

@@ -26,6 +26,8 @@ DESCRIBE_S = 15.0  # to be told what there is
 ANSWER_S = 600.0  # for anything else: the model may be slow, and others before us
 PATIENCE_S = 900.0  # with a server that is busy
 LONGEST_PAUSE_S = 30.0  # between two tries, whatever it asks for
+_NOBODY = (502, 503, 504)  # what a server says that is stopping, or a proxy in front of none
+_LEAST = 100_000  # bytes that any answer may have: it may say why it is none
 _FORM = f"write http://HOST:PORT, https://HOST or {UNIX}PATH"
 _NOT_CLIPZS = "start one with `clipzs serve`, which says where it listens"
 
@@ -171,9 +173,13 @@ class Connection:
             said = json.loads(body)
             reason, hint = str(said["error"]), said.get("hint")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            if status in _NOBODY:
+                return NoAnswer(f"{self.address}: nobody behind it answers (status {status})")
             return self.strange(f"it answers with status {status}")
-        if status in (408, 429, 503):
+        if status in (408, 429, *_NOBODY):
             return NoAnswer(f"{self.address}: {_short(reason)}")
+        if status == 401:
+            hint = "set the token of the server as CLIPZS_TOKEN"
         return ServerProblem(f"{self.address}: {_short(reason)}", hint=_short(hint) if isinstance(hint, str) else None)
 
     def _exchanged(
@@ -181,6 +187,7 @@ class Connection:
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """One request and its answer; once more if the server has closed a connection that was kept."""
         headers = self._headers | ({"Content-Type": type_} if type_ else {})
+        most = max(most, _LEAST)
         kept = self._kept is not None
         connection = self._kept or self._connected()
         self._kept = None

@@ -215,7 +215,10 @@ def found(options: Options, own: Callable[[], ModelSpec]) -> Served | None:
     Raises:
         ServerProblem: the server that is named refuses, is none of clipzs', or has no such model.
     """
-    return _running(options, own) if options.server == AUTO else _named(options, own)
+    served = _running(options, own) if options.server == AUTO else _named(options, own)
+    if served is not None:
+        log.debug("%s computes, with %s", served.address, served.model.name)
+    return served
 
 
 def _running(options: Options, own: Callable[[], ModelSpec]) -> Served | None:

@@ -37,7 +37,9 @@ MAY_IMPORT = {
     "images": {"budget", "defaults", "errors", "preprocess"},
     "messages": set(),
     "decodeworker": {"defaults", "errors", "images", "messages", "preprocess"},
-    "decoders": {"budget", "decodeworker", "defaults", "errors", "images", "messages", "preprocess"},
+    "decoders": {
+        "budget", "decodeworker", "defaults", "errors", "images", "messages", "preprocess", "processors",
+    },
     "paths": {"errors"},
     "truth": {"errors", "formulas", "paths", "textfiles", "yamlfile"},
     "catalogue": {"defaults"},

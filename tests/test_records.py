@@ -205,6 +205,18 @@ def test_scores_in_a_table_are_those_that_are_printed_elsewhere():
     assert (row["score"], row["scores"]) == (0.1235, result.as_json(4)["scores"])
 
 
+def test_a_table_packs_all_but_embeddings():
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(BytesIO(table(answered(*range(9)), np.eye(9, dtype=np.float32), embeddings="float16")))
+    group = file.metadata.row_group(0)
+    leaves = [group.column(number) for number in range(group.num_columns)]
+    packed = {leaf.path_in_schema: leaf.compression for leaf in leaves}
+    assert packed.pop("embedding.list.element") == "UNCOMPRESSED"
+    assert set(packed.values()) == {"ZSTD"}
+    assert {"path", "scores.list.element.label", "labels.list.element"} <= set(packed)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_embeddings_of_a_batch_are_those_of_the_images_that_could_be_read(out, dtype):
     vectors = np.eye(4, dtype=np.float32)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPConnection
@@ -168,7 +168,14 @@ def server(cache: Path) -> Iterator[Running]:
 def narrow(cache: Path) -> Iterator[Running]:
     """With little room, and a token."""
     limits = Limits(
-        body_bytes=200_000, image_bytes=100_000, images=4, labels=5, prompts=50, characters=100, waiting_images=6
+        body_bytes=200_000,
+        image_bytes=100_000,
+        images=4,
+        labels=5,
+        prompts=50,
+        characters=100,
+        waiting_images=6,
+        waiting_bytes=600_000,
     )
     running = Running(cache, limits=limits, labels=[Label("cat"), Label("rocket")])
     yield running
@@ -344,7 +351,9 @@ REFUSED: dict[str, tuple[int, Any]] = {
     "too many aliases": (413, {"labels": ["a", {"name": "b", "aliases": [*map(str, range(60))]}],
                                "images": [{"data": ""}], "options": {"templates": ["simple"]}}),
     "too many templates": (413, {"images": [{"data": ""}], "options": {"template": [f"{n} <>" for n in range(30)]}}),
-    "too much that is not wanted": (413, {"images": [{"data": ""}], "options": {"unknown": True, "negative": [*map(str, range(60))]}}),
+    "too much that is not wanted": (
+        413, {"images": [{"data": ""}], "options": {"unknown": True, "negative": [*map(str, range(60))]}}
+    ),
     "a long context": (413, {"images": [{"data": ""}], "options": {"context": "b" * 101}}),
     "a long text": (413, {"labels": ["a", "b" * 101], "images": [{"data": ""}]}),
     "a large image": (413, {"images": [{"data": "A" * 150_000}]}),
@@ -519,6 +528,20 @@ def test_a_stream_ends_with_the_reason_where_it_cannot_go_on(narrow):
     for first, status in (({"labels": ["a"]}, 422), ({"model": "x"}, 404), ([], 400), ({"images": []}, 400)):
         response = narrow.send("POST", "/v1/classify", json.dumps(first), Content_Type="application/x-ndjson")
         assert response.status == status
+
+
+def test_lines_that_do_not_end_are_held_within_bounds(narrow):
+    head = "POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
+    with ExitStack() as open_:
+        for number in range(6):
+            connection = open_.enter_context(socket.create_connection(("127.0.0.1", narrow.port), PATIENCE_S))
+            connection.sendall(f"{head}Content-Length: 200000\r\n\r\n".encode() + b" " * 120_000)
+            if number < 5:
+                wait_until(lambda n=number: narrow.measured("clipzs_waiting_bytes") == 120_000 * (n + 1))
+        assert connection.recv(100).startswith(b"HTTP/1.1 429 ")
+        status, _ = narrow.ask("/v1/classify", {"images": [image(picture())]})  # has room of its own
+        assert status == 200
+    wait_until(lambda: narrow.measured("clipzs_waiting_bytes") == 0)
 
 
 def test_texts_are_embedded_once_and_kept_where_the_command_finds_them(server, cache):

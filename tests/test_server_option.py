@@ -230,6 +230,13 @@ def test_where_nobody_listens_this_process_computes(run, cat, tmp_path):
             assert done.stderr.endswith(": computing in this process\n")
 
 
+def test_a_proxy_in_front_of_nobody_is_no_answer_either(run, relay, cat):
+    way = relay(lambda *_: Answer(502, {"Content-Type": "text/html"}, b"<html>Bad Gateway</html>"))
+    here, there = (run("classify", cat, *LABELS, *TINY, *where) for where in ((), ("--server", way.address)))
+    assert (there.exit_code, there.stdout) == (0, here.stdout)
+    assert "(status 502): computing in this process" in there.stderr
+
+
 def garbage(text: bytes) -> Fault:
     def reply(relay: Relay, request: object, body: bytes) -> Answer | None:
         request.wfile.write(text)  # type: ignore[attr-defined]
@@ -278,14 +285,14 @@ def test_an_address_that_is_none_is_wrong_usage(run, cat, address):
 def test_a_token_is_sent_and_a_wrong_one_is_an_error(run, relay, cat, monkeypatch):
     def guard(relay: Relay, request: object, body: bytes) -> Answer | None:
         right = request.headers["Authorization"] == "Bearer sesame"  # type: ignore[attr-defined]
-        return None if right else answered({"error": "not the token of this server", "hint": "ask for it"}, 401)
+        return None if right else answered({"error": "not the token of this server", "hint": "send it"}, 401)
 
-    way = relay(guard)
+    way, hint = relay(guard), "hint: set the token of the server as CLIPZS_TOKEN"
     for token in ("", "wrong"):
         monkeypatch.setenv("CLIPZS_TOKEN", token)
         done = run("classify", cat, *LABELS, *TINY, "--server", way.address)
         assert (done.exit_code, done.stdout) == (2, "")
-        assert done.stderr == f"error: {way.address}: not the token of this server\nhint: ask for it\n"
+        assert done.stderr == f"error: {way.address}: not the token of this server\n{hint}\n"
     monkeypatch.setenv("CLIPZS_TOKEN", "sesame")
     assert run("classify", cat, *LABELS, *TINY, "--server", way.address).exit_code == 0
     monkeypatch.setenv("CLIPZS_TOKEN", "two\nlines")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clipzs import processors
-from clipzs.errors import UsageProblem
+from clipzs.errors import ClipzsError, UsageProblem
 
 LOCAL, AUTO = "local", "auto"  # addresses: of a cluster of one's own, of one that Ray finds
 CPUS = 4  # of a worker without a GPU: more processes on the same cores need more memory, fewer leave cores idle
@@ -89,7 +89,7 @@ def shared(nodes: Sequence[Node], workers: int | None, gpus: float | None, *, de
         there_is = f"{sum(node.cpus for node in nodes):g} CPUs{f' and {there:g} GPUs' if gpus else ''}"
         raise UsageProblem(
             f"{f'{workers} workers do not fit: ' if workers else ''}the Ray cluster has room for {room(1)} "
-            f"({there_is} on {len(nodes)} machines; {of_each})",
+            f"({there_is} on {len(nodes)} machine{'s' * (len(nodes) != 1)}; {of_each})",
             hint="ask for fewer with --workers, or add machines first: Ray would wait for them without a word",
         )
     most = usual if not (workers or gpus) else max(int(node.cpus) for node in nodes)
@@ -111,6 +111,7 @@ def cluster(address: str, workers: int | None) -> Iterator[Any]:
 
     Raises:
         UsageProblem: Ray is not installed, or there is no cluster.
+        ClipzsError: one of one's own cannot be started.
     """
     local = address == LOCAL
     if not local:
@@ -138,25 +139,24 @@ def cluster(address: str, workers: int | None) -> Iterator[Any]:
         stack.callback(ray.shutdown)
         try:
             ray.init(address=address, **how)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except Exception as error:  # of no kind in common
             raise _problem(address, error) from error
         yield ray
 
 
-def _problem(address: str, error: Exception) -> UsageProblem:
-    """What kept Ray from being connected, in a line."""
-    hint, cause = None if address == LOCAL else _HINT, error
-    while cause.__cause__ is not None and isinstance(cause.__cause__, Exception):
-        cause = cause.__cause__  # what Ray says itself is that it could not
-    if "InvalidAuthToken" in str(cause):
-        said, hint = (
-            "another token, or none",
-            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH of that cluster",
-        )
-    else:
-        said = " ".join(str(cause).split()) or type(cause).__name__
-    what = "Ray cannot be started" if address == LOCAL else f"--ray {address}: no connection to the Ray cluster"
-    return UsageProblem(f"{what}: {said}", hint=hint)
+def _problem(address: str, error: Exception) -> ClipzsError:
+    """What kept Ray from being started or connected, in a line."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__  # what Ray says first is only that it could not
+    said = " ".join(str(cause).split()) or type(cause).__name__
+    if address == LOCAL:
+        return ClipzsError(f"Ray cannot be started: {said}", hint="--verbose shows what Ray says")
+    refused = f"--ray {address}: no connection to the Ray cluster"
+    if "InvalidAuthToken" in said:
+        token = "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH of that cluster"  # noqa: S105
+        return UsageProblem(f"{refused}: it has another token", hint=f"set {token}")
+    return UsageProblem(f"{refused}: {said}", hint=_HINT)
 
 
 def nodes(ray: Any, address: str, workers: int | None) -> list[Node]:

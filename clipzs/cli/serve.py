@@ -186,7 +186,7 @@ def serve(
             hint="set CLIPZS_TOKEN or --token-file; without --host, only this machine reaches it",
         )
     own = labels.given()
-    measures, progress = Measures(), Progress(enabled=not talk.quiet, until_first=False)
+    measures, progress = Measures(), Progress(enabled=not talk.quiet, until_first=True)
     models = [
         ServedModel(name, chosen, measures, compiling=progress.compiling)
         for name, chosen in _models(model, reading, prompts)

@@ -183,6 +183,7 @@ function lost(problem) {
     if (!alive) { probing = setTimeout(look, pause, Math.min(15000, 1.5 * pause)); return; }
     probing = 0;
     $("problem").hidden = true;
+    redraw();
     connect();
   };
   probing = setTimeout(look, 2000, 3000);
@@ -247,6 +248,7 @@ async function go() {
   const mine = (scoring = new AbortController());
   upload();
   const known = pictures.filter((one) => !isDone(one, now) && one.vectors.has(now.print));
+  known.sort((a, b) => a.place - b.place); // those that are seen first
   try {
     for (let start = 0; start < known.length; start += atOnce()) {
       const some = known.slice(start, start + atOnce());
@@ -769,7 +771,10 @@ function announce() {
 }
 
 const baseOf = (picture) => visible(picture.name.slice(picture.name.lastIndexOf("/") + 1));
-const rounded = (score) => (score > 0 && score < 0.005 ? "<1 %" : `${Math.round(100 * score)} %`);
+const rounded = (score, digits = 0) => {
+  const least = 10 ** -digits / 100;
+  return score > 0 && score < least / 2 ? `<${percent(least, digits)}` : percent(score, digits);
+};
 
 function answerText(picture) {
   if (picture.error !== null) return "unreadable";
@@ -792,8 +797,8 @@ function moved(node, from, to) {
   if (!still.matches) node.animate([from, to], EASE);
 }
 
-// `most`: how many; `pick`: what a label does where it can be chosen.
-function drawBars(list, picture, { most, pick, picked, digits }) {
+// `most`: how many; `pick`: what a label does where it can be chosen, `picked` the one that is; `large`: seen closely.
+function drawBars(list, picture, { most, pick, picked, large = false }) {
   const rows = (list.rows ??= new Map()), scores = (picture.record?.scores ?? []).slice(0, most);
   const answers = new Set(answersOf(picture)), own = new Set(at.labels.map(nameOf));
   const before = new Map([...rows].map(([label, { node }]) => [label, node.offsetTop]));
@@ -802,7 +807,7 @@ function drawBars(list, picture, { most, pick, picked, digits }) {
     const row = rows.get(label);
     row.node.classList.toggle("is", answers.has(label));
     row.button?.setAttribute("aria-pressed", label === picked);
-    row.num.textContent = digits ? percent(score) : rounded(score);
+    row.num.textContent = rounded(score, large ? 1 : 0);
     if (row.score !== score) {
       const [from, to] = [row.score ?? 0, score].map((share) => ({ transform: `scaleX(${share})` }));
       row.bar.style.transform = to.transform;
@@ -815,7 +820,7 @@ function drawBars(list, picture, { most, pick, picked, digits }) {
   const same = nodes.length === list.children.length && nodes.every((node, place) => node === list.children[place]);
   if (same) return;
   list.replaceChildren(...nodes);
-  if (!digits) return;
+  if (!large) return;
   for (const [label, { node }] of rows) {
     const way = (before.get(label) ?? node.offsetTop) - node.offsetTop;
     if (way) moved(node, { transform: `translateY(${way}px)` }, { transform: "none" });
@@ -939,7 +944,7 @@ function drawDetail(host, picture, now) {
   note.classList.toggle("bad", error !== null);
   const drawn = picture.heat && picture.heat.key === heatKey(picture.heat.label) ? picture.heat : null;
   const pick = (label) => toggleHeat(picture, label);
-  drawBars(bars, picture, { most: LISTED, pick, picked: drawn?.label, digits: true });
+  drawBars(bars, picture, { most: LISTED, pick, picked: drawn?.label, large: true });
   bars.hidden = error !== null;
   hint.hidden = error !== null || !record;
   hint.textContent = drawn?.note ?? "Choose a label to see where in the picture it is found.";
