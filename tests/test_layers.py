@@ -252,7 +252,7 @@ MAY_IMPORT = {
     "journal": {"__version__", "errors", "output", "placing", "writers"},
     "sorting": {"errors", "foldernames", "journal", "output", "paths", "placing", "results"},
     "filtering": {"errors", "labels", "results"},
-    "__init__": {"classifier", "errors", "labels", "options", "results"},
+    "__init__": {"classifier", "errors", "images", "labels", "options", "results"},
     "__main__": {"cli"},
 }  # fmt: skip
 # The modules that run a model; everything else must do without torch.
