@@ -277,17 +277,7 @@ def test_labelled_images_without_a_result_and_unreadable_ones_are_told(run, own,
     assert f"warning: 2 of 12 labelled images have no result: {missing}\n" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["elsewhere"], "none of the 2 labelled images is among the results, e.g. elsewhere/a/0.jpg"),
-        ([], "the results do not say what is right"),
-        (["own", "--labels", "a,b"], "--results has images with their answers: --labels would change nothing"),
-        (["own", "few.jsonl"], "the results do not hold the probabilities of all labels"),
-        (["own", "--map", "map.csv"], "the images are of classes that are no labels: 'kitty'"),
-    ],
-)
-def test_results_that_cannot_be_measured_are_one_clear_line(run, own, results, monkeypatch, arguments, words):
+def test_results_that_cannot_be_measured_are_one_clear_line(run, own, results, monkeypatch):
     monkeypatch.chdir(own.parent)
     for label in "ab":
         Path("elsewhere", label).mkdir(parents=True)
@@ -295,12 +285,18 @@ def test_results_that_cannot_be_measured_are_one_clear_line(run, own, results, m
     few = [{**one, "scores": one["scores"][:1]} for one in records(results)]
     Path("few.jsonl").write_text("\n".join(map(json.dumps, few)))
     Path("map.csv").write_text("cat,kitty\n")
-    file = "few.jsonl" if "few.jsonl" in arguments else results
-    given = [word for word in arguments if word != "few.jsonl"]
-    done = run("eval", *given, "--results", file)
-    assert done.exit_code == 2
-    assert done.stdout == ""
-    assert words in done.stderr
+    for arguments, file, words in (
+        (["elsewhere"], results, "none of the 2 labelled images is among the results, e.g. elsewhere/a/0.jpg"),
+        ([], results, "the results do not say what is right"),
+        (["own", "--labels", "a,b"], results, "--results has images with their answers: --labels would change nothing"),
+        (["own", "--save", "x.jsonl"], results, "--save and --report are for images that are classified now"),
+        (["own"], "few.jsonl", "the results do not hold the probabilities of all labels"),
+        (["own", "--map", "map.csv"], results, "the images are of classes that are no labels: 'kitty'"),
+        (["--map", "map.csv"], results, "--map names classes of DIR or --truth, and neither is named"),
+    ):
+        done = run("eval", *arguments, "--results", file)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert words in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from starlette.testclient import TestClient
 from clipzs import Options
 from clipzs.labels import Label
 from clipzs.options import checked
+from clipzs.serving import serve
 from clipzs.serving.app import create_app
 from clipzs.serving.limits import Limits
 from clipzs.serving.measures import Measures
@@ -250,6 +251,12 @@ def test_requests_with_wrong_bytes_are_answered_or_refused(server):
                 connection.shutdown(socket.SHUT_WR)
             answer = received(connection)
         assert re.match(rb"HTTP/1\.1 [124]\d\d |$", answer), (bytes(request), answer[:300])
+
+
+def test_answers_do_not_wait_for_more_to_send():
+    """asyncio switches Nagle's algorithm off for sockets that say what they speak: 40 ms an answer."""
+    with serve.bound("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def slowly(place: str, content: bytes) -> None:

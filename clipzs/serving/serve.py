@@ -51,8 +51,10 @@ def bound(host: str, port: int) -> socket.socket:
     Raises:
         ListenProblem: it is taken, or none of this machine.
     """
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    found = socket.socket(family, kind)
+    family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+        0
+    ]
+    found = socket.socket(family, kind, number)  # without it, asyncio leaves small answers waiting for an ACK, 40 ms
     try:
         if os.name == "posix":
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
