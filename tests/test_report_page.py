@@ -233,7 +233,7 @@ def test_the_larger_view_shows_the_file_itself_and_all_scores(visit, page_file, 
     press(page, "ArrowRight")
     assert page.locator("#large-name").text_content() == UNSURE[UNSURE.index("cat 3.jpg") + 1]
     press(page, "Escape")
-    assert page.evaluate("document.activeElement.querySelector('.name').textContent") == "cup 4.jpg"
+    until(page, "document.activeElement.querySelector('.name')?.textContent === 'cup 4.jpg'")
 
 
 def test_where_the_file_is_gone_its_thumbnail_is_shown(visit, tmp_path):

@@ -25,7 +25,7 @@ FORBIDDEN = {
     "eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.load", "pickle.loads", "marshal.load",
     "marshal.loads", "shelve.open", "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "dill.load",
     "joblib.load", "numpy.load", "np.load", "subprocess.getoutput", "subprocess.getstatusoutput", "code.interact",
-    "xml.etree.ElementTree.parse", "shutil.unpack_archive", "tarfile.open", "zipfile.ZipFile",
+    "xml.etree.ElementTree.parse", "shutil.unpack_archive", "zipfile.ZipFile",
 }  # fmt: skip
 
 
@@ -40,8 +40,10 @@ def unsafe(source: str) -> list[str]:
     found = []
     for name, call in calls(ast.parse(source)):
         options = {option.arg: option.value for option in call.keywords}
-        if name in FORBIDDEN or name.endswith(".extractall"):
+        if name in FORBIDDEN or name.endswith((".extractall", ".extract")):
             found.append(name)
+        if name == "tarfile.open" and ast.unparse(options.get("mode", ast.Constant(None))) != "'r|'":
+            found.append(name)  # what is read as a stream is not unpacked
         if "shell" in options or any(isinstance(one, ast.Starred) and "shell" in ast.unparse(one) for one in call.args):
             found.append("shell")
         if name.rpartition(".")[2] in ("format", "format_map") and "." in name:
