@@ -197,7 +197,9 @@ MAY_IMPORT = {
         "__version__", "batch.failures", "batch.folder", "batch.inputs", "batch.job", "batch.parts", "classifier",
         "columns", "embeddings", "encoder", "errors", "images", "paths", "pipeline", "results", "score", "writers",
     },
-    "batch.local": {"batch.failures", "batch.folder", "batch.job", "batch.parts", "batch.worker", "errors", "interrupts"},
+    "batch.local": {
+        "batch.failures", "batch.folder", "batch.job", "batch.parts", "batch.worker", "errors", "interrupts",
+    },
     "batch.raycluster": {"errors", "processors"},
     "batch.rayjobs": {
         "__version__", "batch.failures", "batch.fetching", "batch.folder", "batch.job", "batch.local", "batch.parts",
