@@ -27,7 +27,7 @@ def started(cache: Path, compiled: Path, *options: str) -> Iterator[tuple[str, i
     (cache / "compiled").symlink_to(compiled)
     command = [sys.executable, "-m", "clipzs", "serve", "--model", "tiny", "--port", "0", "--cache-dir", str(cache)]
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith("CLIPZS_")}
-    with subprocess.Popen([*command, *options], env={**surroundings, "HF_HUB_OFFLINE": "1"}) as process:
+    with subprocess.Popen([*command, *options], cwd=cache, env={**surroundings, "HF_HUB_OFFLINE": "1"}) as process:
         end = time.monotonic() + PATIENCE_S
         while not (notes := servernotes.running(servernotes.folder(cache))):
             assert process.poll() is None, "the server did not start"

@@ -79,7 +79,7 @@ def test_what_does_not_fit_at_once_is_computed_in_smaller_batches(tmp_path, engi
         assert [line for line in answer["lines"] if line.startswith("out of memory") and what in line]
 
 
-@settings(deadline=None, max_examples=15)  # each failure collects garbage, as it must
+@settings(deadline=None, max_examples=8)  # each failure collects garbage, as it must
 @given(capacity=st.integers(1, 40), rows=st.lists(st.integers(1, 64), min_size=1, max_size=4))
 def test_batches_are_halved_until_they_fit_and_no_more_are_too_large(capacity, rows):
     released, sizes = [], []
