@@ -24,6 +24,7 @@ _MERGES = 48_894  # the file goes on to 262,144; CLIP was trained with the first
 _BYTES = 540_000  # hold that many lines; the rest, five times as much, is not decompressed
 _SPECIAL = ("<start_of_text>", "<end_of_text>")
 _END_OF_WORD = "</w>"
+_KNOWN = 100_000  # words whose ids are remembered
 
 # What is split off a word, in order of preference; the classes stand for letters, one digit, and all else.
 _PARTS = "|".join(_SPECIAL) + r"|'s|'t|'re|'ve|'m|'ll|'d|[{letter}]+|[{digit}]|[^\s{letter}{digit}]+"
@@ -102,6 +103,8 @@ class BpeTokenizer:
         for word in self._clean(text).split():
             ids = self._known.get(word)
             if ids is None:
+                if len(self._known) >= _KNOWN:
+                    self._known.clear()
                 ids = self._known[word] = self._word(word)
             row += ids
         row.append(self._end)

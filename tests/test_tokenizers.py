@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from standins import FAST, LETTERS, WORDS
 
+from clipzs import bpe
 from clipzs.backend import BackendTokenizer
 from clipzs.bpe import CLEAN, BpeTokenizer, padded
 from clipzs.encoder import Tokens
@@ -98,6 +99,16 @@ def test_every_character_has_open_clips_ids(clean):
     points = [chr(point) for point in (*range(0xD800), *range(0xE000, 0x20000), *rare)]
     assert_same(["".join(points[at : at + 64]) for at in range(0, len(points), 64)], clean, LONG)
     assert_same([f"a{char}B {char}1'{char}" for char in points[:0x2C00]], clean, 77)
+
+
+def test_no_more_words_are_remembered_than_a_service_can_hold(monkeypatch):
+    texts = [f"a cat {number}x{number} and a dog" for number in range(40)]
+    expected = BpeTokenizer(context_length=77, clean="lower")(texts).ids
+    monkeypatch.setattr(bpe, "_KNOWN", 5)
+    tokenizer = BpeTokenizer(context_length=77, clean="lower")
+    for _ in range(2):
+        np.testing.assert_array_equal(tokenizer(texts).ids, expected)
+    assert len(tokenizer._known) <= 5
 
 
 fragments = st.sampled_from([*NASTY, "a", "B", " ", "'", "&", ";", "_", ".", "7", "é", "Ã", "©", "ſ", "</w>", "\u0307"])

@@ -32,7 +32,7 @@ from clipzs.stream import THREADS
 
 log = logging.getLogger("clipzs")
 
-KEPT_BYTES = 100_000_000  # of classifiers that are ready, about
+KEPT_BYTES = 30_000_000  # of classifiers that are ready, about
 _USUAL_BYTES = 20_000  # of a classifier beside its prompts and vectors
 _UNIT = 1e-3  # how far the length of an embedding that a client gives back may be from 1
 
