@@ -250,24 +250,15 @@ def soak(options: argparse.Namespace) -> str:
                 marks.pop(0)
                 rows.append([f"{now / 60:.1f} min", *looked_at(server.pid)])
         found = json.loads(process.communicate()[0].strip().splitlines()[-1])
-    late = [sample for sample in samples if sample[0] >= seconds / 4]
+    late = [megabytes for after, megabytes in samples if after >= seconds / 2]
     header = ["after", "resident memory, main process", "its peak", "workers", "threads", "open files"]
     asked, every = found["requests"], len(bodies)
     told = (
         f"{asked:,} requests of 8 clients in {options.minutes:g} minutes; one in {every / len(photos):.0f} has labels "
         f"that no other has, one in {every} is malformed (refused: {found['status']:,}), two in {every} have images "
-        f"that cannot be read. From the first quarter on, memory went from {late[0][1]:.0f} to {late[-1][1]:.0f} MB: "
-        f"{_slope(late):+.1f} MB an hour by the line that fits best."
+        f"that cannot be read. In the second half, memory went from {late[0]:.0f} to {late[-1]:.0f} MB."
     )
     return f"{markdown(header, rows)}\n\n{told}"
-
-
-def _slope(samples: list[tuple[float, float]]) -> float:
-    """Megabytes an hour, of (seconds, megabytes)."""
-    mean = [sum(values) / len(samples) for values in zip(*samples, strict=True)]
-    spread = sum((second - mean[0]) ** 2 for second, _ in samples)
-    slope: float = 3600 * sum((s - mean[0]) * (m - mean[1]) for s, m in samples) / spread
-    return slope
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {"load": load, "client": client, "soak": soak}
