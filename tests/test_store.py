@@ -683,7 +683,7 @@ def mounted(tmp_path):
 @pytest.mark.parametrize("filled", [True, False])
 def test_a_cache_on_a_read_only_file_system_costs_one_warning(process, mounted, filled):
     place = mounted("size=50m")
-    expected, lines = answer(process, "--cache-dir", place / "cache" if filled else "--no-cache")
+    expected, lines = answer(process, *(("--cache-dir", place / "cache") if filled else ("--no-cache",)))
     assert lines == []
     mounted("remount", "ro")
     for options in ((), ("--label", "temple")):
