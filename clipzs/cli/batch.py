@@ -138,7 +138,7 @@ def batch(
     selection = selected(paths or [], files)
     _check_machines(ray, num_shards, shard, workers, gpus_per_worker)
     _check_format(format_, embeddings)
-    if model.image_cache and getattr(ctx.get_parameter_source("image_cache"), "name", "") == "COMMANDLINE":
+    if model.image_cache and o.is_typed(ctx, "image_cache"):
         raise UsageProblem("a batch keeps no embeddings in the cache", hint="--embeddings writes them to the parts")
     fitted = settled_head(ctx, head, labels, prompts)
     job = Job(

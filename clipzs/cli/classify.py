@@ -129,7 +129,7 @@ def _preview(context: typer.Context, format_: str, target: Path | None, reading:
         from clipzs.preview import Preview
 
         return Preview(max_megapixels=reading.max_megapixels, timeout=reading.image_timeout)
-    if getattr(context.get_parameter_source("preview"), "name", "") == "COMMANDLINE":
+    if o.is_typed(context, "preview"):
         raise UsageProblem(
             "--preview shows images in the table on a terminal, and the results go elsewhere",
             hint="leave it out; --report FILE.html makes a page with thumbnails",

@@ -97,7 +97,7 @@ def _stay_here(context: typer.Context, model: ModelGroup) -> None:
     Raises:
         UsageProblem: the command line asks for one.
     """
-    if model.server is not None and getattr(context.get_parameter_source("server"), "name", "") == "COMMANDLINE":
+    if model.server is not None and o.is_typed(context, "server"):
         raise UsageProblem("-o draws with a model in this process: it does not go with --server", hint="leave one out")
     model.server = None
 

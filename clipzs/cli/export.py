@@ -160,7 +160,7 @@ def _check_heeded(context: typer.Context, to: str, settings: "Settings") -> None
     if target is not None and settings.label_config is not None and target.resolve() == settings.label_config.resolve():
         raise UsageProblem("-o and --label-config name one file", hint="name another one")
     for name in {name for format_ in FORMATS.values() for name in format_.heeds} - heeds:
-        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+        if o.is_typed(context, name):
             using = ", ".join(other for other, format_ in FORMATS.items() if name in format_.heeds)
             raise UsageProblem(f"--{name.replace('_', '-')} means nothing to {to}", hint=f"it is for {using}")
 

@@ -39,15 +39,20 @@ def repeated(*flags: str, help: str, panel: str | None = None, **more: Any) -> A
     )
 
 
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Whether a parameter is on the command line, and not only in the environment."""
+    return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+
+
 def as_typed(context: typer.Context, /, **values: Any) -> tuple[Any, ...]:
     """Values of options of one kind: what the command line says of any of them silences the environment for all.
 
     Otherwise CLIPZS_LABELS would join labels from a file that was named for this one call.
     """
-    sources = {name: getattr(context.get_parameter_source(name), "name", "") for name in values}
-    if "COMMANDLINE" not in sources.values():
+    typed = {name for name in values if is_typed(context, name)}
+    if not typed:
         return tuple(values.values())
-    return tuple(value if sources[name] == "COMMANDLINE" else type(value)() for name, value in values.items())
+    return tuple(value if name in typed else type(value)() for name, value in values.items())
 
 
 def env_name(flags: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from clipzs import defaults
+from clipzs.cli import options as o
 from clipzs.cli.groups import FilesGroup
 from clipzs.cli.narration import Progress, say, say_in_handler
 from clipzs.errors import FAILED, SIGNALLED, SOME_IMAGES_FAILED, UsageProblem
@@ -120,8 +121,7 @@ def check_asks_no_model(context: typer.Context, *others: str) -> None:
         UsageProblem: another one is on the command line.
     """
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if getattr(source, "name", "") == "COMMANDLINE" and parameter.name not in (*others, *_WITH_RESULTS):
+        if o.is_typed(context, parameter.name or "") and parameter.name not in (*others, *_WITH_RESULTS):
             name = parameter.opts[0] if parameter.param_type_name == "option" else getattr(parameter, "metavar", "")
             raise UsageProblem(
                 f"--results has images with their answers: {name} would change nothing", hint="leave one of them out"

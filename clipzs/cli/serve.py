@@ -235,10 +235,7 @@ def _is_heavier_than_need_be(models: "list[ServedModel]") -> bool:
 
 def _place(context: typer.Context, host: str, port: int, uds: Path | None) -> tuple[str, int, Path | None]:
     """Where to listen; what the command line says silences the environment."""
-    typed = {
-        name for name in ("host", "port", "uds")
-        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    }  # fmt: skip
+    typed = {name for name in ("host", "port", "uds") if o.is_typed(context, name)}
     if "uds" in typed and len(typed) > 1:
         raise UsageProblem("--uds takes the place of --host and --port", hint="leave one of them out")
     return host, port, None if typed & {"host", "port"} else uds
