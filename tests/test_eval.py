@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import shutil
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, recall_score
+from terminals import shown_on_terminal
 
 from clipzs import Classifier
 from clipzs.evaluation import OVERALL, evaluate
@@ -440,13 +440,8 @@ def test_a_pipe_gets_plain_rows_with_as_many_fields_each(run, photos):
 def on_a_terminal(run, monkeypatch, *args: object) -> str:
     from clipzs.cli import app
 
-    screen, terminal = pty.openpty()
-    with open(terminal, "w") as stdout:
-        monkeypatch.setattr(sys, "stdout", stdout)
-        app(list(map(str, args)), standalone_mode=False)
-    shown = os.read(screen, 100_000).decode()
-    os.close(screen)
-    return re.sub(r"\x1b\[\d*m| +(?=\n)", "", shown.replace("\r\n", "\n"))
+    shown = shown_on_terminal(monkeypatch, lambda: app(list(map(str, args)), standalone_mode=False))
+    return re.sub(r"\x1b\[\d*m| +(?=\n)", "", shown)
 
 
 def test_a_person_sees_tables_with_intervals(run, monkeypatch, photos):

@@ -5,10 +5,8 @@ import hashlib
 import io
 import json
 import os
-import pty
 import re
 import stat
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 import PIL
 import pytest
 import torch
+from terminals import shown_on_terminal
 
 import clipzs
 from clipzs.output import Output
@@ -169,16 +168,14 @@ def test_a_label_is_one_line_whatever_is_in_it():
 @pytest.mark.parametrize("format_", [*WRITERS, "table"])
 def test_a_terminal_is_sent_nothing_that_it_would_obey_in_any_format(monkeypatch, format_):
     evil = "\x1b]0;title\x07\x1b[31m\x9b1m\x7f\u202e\u061c\x08\r\udc9b\n\t"
-    screen, terminal = pty.openpty()
-    with open(terminal, "w") as stdout:
-        monkeypatch.setattr(sys, "stdout", stdout)
+
+    def show():
         output = Output(format_, None)
         output.write([answered(f"a{evil}b", Score(f"c{evil}d", 0.9), model=evil), Result(f"e{evil}f", error=evil)])
         output.close({"model": evil})
-    shown = os.read(screen, 100_000).decode()  # no broken UTF-8 either
-    os.close(screen)
-    assert {one for one in shown if not one.isprintable()} <= {"\n", "\r", "\t"}  # the terminal's own \r before \n
-    assert "\r" not in shown.replace("\r\n", "")
+
+    shown = shown_on_terminal(monkeypatch, show)  # no broken UTF-8 either
+    assert {one for one in shown if not one.isprintable()} <= {"\n", "\t"}
     assert ("d" if format_ == "label" else "b") in shown
 
 
@@ -271,16 +268,15 @@ def test_on_a_terminal_the_table_has_colours_unless_asked_not_to(monkeypatch, va
     monkeypatch.setenv("TERM", "xterm")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    screen, terminal = pty.openpty()
-    with open(terminal, "w") as stdout:
-        monkeypatch.setattr(sys, "stdout", stdout)
+
+    def show():
         output = Output("table", None)
         assert output.to_terminal
         output.write([answered("x.jpg", Score("cat", 0.9))])
-    shown = os.read(screen, 10_000)
-    os.close(screen)
-    assert (b"\x1b[" in shown) is coloured
-    assert b"cat" in shown
+
+    shown = shown_on_terminal(monkeypatch, show)
+    assert ("\x1b[" in shown) is coloured
+    assert "cat" in shown
 
 
 # Files

@@ -2,17 +2,16 @@
 
 import json
 import os
-import pty
 import shlex
 import signal
 import subprocess
 import sys
-import termios
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+from terminals import Screen
 
 LABELS = ("--labels", "cat,a cup of coffee,rocket", "--model", "tiny")
 PATIENCE_S = 120
@@ -135,32 +134,6 @@ def test_a_full_disk_behind_standard_output_is_one_line(cat):
     assert errors == (
         b"error: standard output: cannot be written: No space left on device\nhint: choose another place for it\n"
     )
-
-
-class Screen:
-    """A terminal of our own, and all that is shown on it."""
-
-    def __init__(self) -> None:
-        self._ours, self.terminal = pty.openpty()
-        attributes = termios.tcgetattr(self.terminal)
-        attributes[1] &= ~termios.OPOST  # bytes as they were written
-        termios.tcsetattr(self.terminal, termios.TCSANOW, attributes)
-        self._shown = bytearray()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                self._shown += os.read(self._ours, 4096)
-            except OSError:  # its last writer is gone
-                return
-
-    def shown(self) -> str:
-        os.close(self.terminal)
-        self._reader.join(PATIENCE_S)
-        os.close(self._ours)
-        return self._shown.decode()
 
 
 def test_progress_is_for_terminals_and_never_in_the_results(cat, coffee, tmp_path):

@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from terminals import shown_on_terminal
 
 import clipzs
 from clipzs.cli.show import print_lines, print_rows
@@ -138,15 +138,12 @@ def test_escape_sequences_in_what_is_shown_are_neutralised(run, cat, tmp_path, m
 
 
 def test_lists_on_a_terminal_show_escapes_too(monkeypatch):
-    screen, terminal = pty.openpty()
-    with open(terminal, "w") as stdout:
-        monkeypatch.setattr(sys, "stdout", stdout)
+    def show():
         print_rows(("name", "about"), [("\x1b]0;pwned\x07", "\x9b31m"), ("a\nb", "c\td")])
         print_lines(["\x1b[2J"])
-        stdout.flush()
-    shown = os.read(screen, 10_000).decode()
-    os.close(screen)
-    plain = re.sub(r"\x1b\[[\d;]*m", "", shown.replace("\r\n", "\n"))  # the header's own style
+
+    shown = shown_on_terminal(monkeypatch, show)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", shown)  # the header's own style
     assert {character for character in plain if not character.isprintable()} == {"\n"}
     assert r"\x1b]0;pwned\x07" in plain
     assert r"\x1b[2J" in plain
