@@ -15,7 +15,7 @@ from typing import Any
 
 from clipzs import records, yamlfile
 from clipzs.errors import LabelsError, RecordsError
-from clipzs.labels import Label, Tuned, as_it_is, from_names, levels
+from clipzs.labels import LEAST_WEIGHT, MOST_WEIGHT, WEIGHT_RANGE, Label, Tuned, as_it_is, from_names, levels
 from clipzs.textfiles import read_text
 
 _KEYS = ("name", "aliases", "prompts", "group", "threshold", "weights")
@@ -254,11 +254,13 @@ def _weights(details: dict[str, Any], problem: _Problem, where: yamlfile.Path) -
     if value is None:
         return ()
     weights = [_parsed(one) for one in value] if isinstance(value, list) else []
-    found = [weight for weight in weights if weight is not None and weight > 0]
+    found = [weight for weight in weights if weight is not None and LEAST_WEIGHT <= weight <= MOST_WEIGHT]
     prompts = details.get("prompts")
     wanted = len(prompts) if isinstance(prompts, list) else 0
     if not len(found) == len(weights) == wanted:
-        raise problem("`weights` must be a list of numbers above 0, one for each of the `prompts`", *where, "weights")
+        raise problem(
+            f"`weights` must be a list of numbers {WEIGHT_RANGE}, one for each of the `prompts`", *where, "weights"
+        )
     return tuple(found)
 
 

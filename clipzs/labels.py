@@ -1,7 +1,6 @@
 """The classes to choose among: named on the command line or in code, checked. Files are read by `labelfiles`."""
 
 import csv
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,6 +8,8 @@ from dataclasses import dataclass, field
 
 from clipzs.errors import LabelsError
 
+LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6  # beyond that, averages are no numbers any more
+WEIGHT_RANGE = "from 1e-6 to 1e6"
 LEVELS = " > "  # parts the levels of a group that is written as one text
 _BETWEEN = re.compile(r"(?<!\S)>(?!\S)")
 
@@ -187,7 +188,9 @@ def checked(labels: Sequence[Label], *, least: int = 2) -> tuple[Label, ...]:
         )
     wrong = next((label for label in labels if not _weighs(label)), None)
     if wrong is not None:
-        raise LabelsError(f"label {wrong.name!r} needs a weight above 0 for each of its {len(wrong.prompts)} prompts")
+        raise LabelsError(
+            f"label {wrong.name!r} needs a weight for each of its {len(wrong.prompts)} prompts, {WEIGHT_RANGE}"
+        )
     if len(labels) < least:
         raise LabelsError(
             f"only one label given: {names[0]}",
@@ -204,7 +207,8 @@ def _grouped(label: Label) -> bool:
 
 
 def _weighs(label: Label) -> bool:
-    return len(label.weights) in (0, len(label.prompts)) and all(0 < weight < math.inf for weight in label.weights)
+    right = all(LEAST_WEIGHT <= weight <= MOST_WEIGHT for weight in label.weights)
+    return right and len(label.weights) in (0, len(label.prompts))
 
 
 def _texts_of(label: Label) -> tuple[str, ...]:

@@ -365,7 +365,7 @@ def test_weights_pull_a_label_towards_its_heavier_prompts(classified, photos, tm
     one, other = (cosine(prompts=[prompt]) for prompt in prompts)
     plain, light, heavy = (cosine(prompts=prompts, weights=weights) for weights in ([2, 2], [1, 9], [9, 1]))
     assert plain == pytest.approx(cosine(prompts=prompts), abs=2e-6)
-    assert cosine(prompts=prompts, weights=[1, 1e-9]) == pytest.approx(one, abs=2e-6)
+    assert cosine(prompts=prompts, weights=[1e6, 1e-6]) == pytest.approx(one, abs=2e-6)
     assert heavy - light == pytest.approx(one - other, abs=abs(one - other))
     assert (heavy > plain > light) == (one > other)
 
@@ -504,9 +504,18 @@ def test_the_labels_that_it_reads_are_not_written_over(run, photos, tmp_path):
             "tuned: {model: a, digest: b, logit_scale: -1}\nlabels: [x, y]\n",
             "1: `logit_scale` must be a number above 0",
         ),
-        ("- y\n- name: x\n  prompts: [a, b]\n  weights: [1]\n", "4: `weights` must be a list of numbers above 0"),
-        ("- y\n- name: x\n  prompts: [a, b]\n  weights: [1, nan]\n", "4: `weights` must be a list of numbers above 0"),
-        ("- y\n- name: x\n  weights: [1]\n", "3: `weights` must be a list of numbers above 0"),
+        (
+            "- y\n- name: x\n  prompts: [a, b]\n  weights: [1]\n",
+            "4: `weights` must be a list of numbers from 1e-6 to 1e6",
+        ),
+        *(
+            (
+                f"- y\n- name: x\n  prompts: [a, b]\n  weights: [1, {wrong}]\n",
+                "4: `weights` must be a list of numbers from 1e-6 to 1e6",
+            )
+            for wrong in ("nan", "0", "5e-324", "1e300")
+        ),
+        ("- y\n- name: x\n  weights: [1]\n", "3: `weights` must be a list of numbers from 1e-6 to 1e6"),
     ],
 )
 def test_a_file_that_was_spoilt_is_refused_with_its_line(run, cat, tmp_path, content, said):

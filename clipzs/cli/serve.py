@@ -14,10 +14,10 @@ from clipzs.cli import options as o
 from clipzs.cli.groups import LabelGroup, OwnModelGroup, PromptGroup, ReadingGroup, TalkGroup, grouped, options
 from clipzs.cli.narration import Progress, say, say_in_handler, set_up
 from clipzs.errors import UsageProblem
+from clipzs.serving.limits import Limits
 
 if TYPE_CHECKING:
     from clipzs.options import Options
-    from clipzs.serving.limits import Limits
     from clipzs.serving.models import ServedModel
 
 PORT = 8765
@@ -111,21 +111,20 @@ class ModelsGroup(OwnModelGroup):
 class LimitGroup:
     """What requests may ask for."""
 
-    max_body: MaxBody = "64MB"
-    max_image: MaxImage = "32MB"
-    max_images: MaxImages = 100
-    max_labels: MaxLabels = 1_000
-    max_prompts: MaxPrompts = 20_000
-    max_seconds: MaxSeconds = 60.0
-    max_idle: MaxIdle = 60.0
-    max_waiting: MaxWaiting = 256
-    max_memory: MaxMemory = "512MB"
-    max_connections: MaxConnections = 256
-    grace: Grace = 30
+    max_body: MaxBody = f"{Limits.body_bytes // 1_000_000}MB"
+    max_image: MaxImage = f"{Limits.image_bytes // 1_000_000}MB"
+    max_images: MaxImages = Limits.images
+    max_labels: MaxLabels = Limits.labels
+    max_prompts: MaxPrompts = Limits.prompts
+    max_seconds: MaxSeconds = Limits.seconds
+    max_idle: MaxIdle = Limits.idle_seconds
+    max_waiting: MaxWaiting = Limits.waiting_images
+    max_memory: MaxMemory = f"{Limits.waiting_bytes // 1_000_000}MB"
+    max_connections: MaxConnections = Limits.connections
+    grace: Grace = Limits.grace_seconds
 
-    def limits(self) -> "Limits":
+    def limits(self) -> Limits:
         """As the service takes them."""
-        from clipzs.serving.limits import Limits
         from clipzs.sizes import parsed
 
         return Limits(

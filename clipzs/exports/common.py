@@ -109,7 +109,7 @@ class Export(Protocol):
 
 
 @dataclass
-class Gathering(ABC):
+class AtTheEnd(ABC):
     """An export that is written when all results are there. Of several records of an image, the last counts."""
 
     settings: Settings

@@ -5,7 +5,7 @@ from contextlib import suppress
 from xml.sax.saxutils import escape, quoteattr
 
 from clipzs.errors import ImageError
-from clipzs.exports.common import Gathering, Settings, answers, fits_xml, named, relative, xml_text
+from clipzs.exports.common import AtTheEnd, Settings, answers, fits_xml, named, relative, xml_text
 from clipzs.exports.labelstudio import write_definition
 from clipzs.images import upright_size
 from clipzs.output import check_writable, save
@@ -17,7 +17,7 @@ from clipzs.writers import json_text
 _FIRST_ID = 1_000_000_000
 
 
-class CvatExport(Gathering):
+class CvatExport(AtTheEnd):
     """One `<image>` with its name from the base folder and a `<tag>` for each answer; none where there is no answer.
 
     CVAT is to find the images of a task by their names. Sizes are there for other readers of the format, of images that

@@ -3,14 +3,14 @@
 import os
 from typing import Any
 
-from clipzs.exports.common import Gathering, Settings, answers, named
+from clipzs.exports.common import AtTheEnd, Settings, answers, named
 from clipzs.output import check_writable, save
 from clipzs.paths import encodable
 from clipzs.results import Result
 from clipzs.writers import json_text
 
 
-class FiftyOneExport(Gathering):
+class FiftyOneExport(AtTheEnd):
     """`{"classes": [...], "labels": {path: {"label", "confidence"}}}`; lists of those where there are several answers.
 
     An image without an answer has null: a sample without a label. No image is copied.

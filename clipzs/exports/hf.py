@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from clipzs.errors import UsageProblem
-from clipzs.exports.common import Gathering, Settings, answers, relative
+from clipzs.exports.common import AtTheEnd, Settings, answers, relative
 from clipzs.output import check_writable, save
 from clipzs.paths import encodable
 from clipzs.results import Result
@@ -15,7 +15,7 @@ NAME = "metadata.jsonl"
 _KEYS = {"file_name", "label", "score"}
 
 
-class HfExport(Gathering):
+class HfExport(AtTheEnd):
     """One line an image: `file_name` from the folder of the target, `label`, `score`; with several answers `labels`.
 
     An image without an answer has null, or no labels, so that it is loaded nevertheless.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clipzs.errors import UsageProblem
-from clipzs.exports.common import Gathering, Settings, show
+from clipzs.exports.common import AtTheEnd, Settings, show
 from clipzs.exports.keywords import keywords
 from clipzs.results import Result
 
@@ -32,7 +32,7 @@ class _Present:
         return [keyword for keyword in wanted if keyword.casefold() not in self.keywords]
 
 
-class IptcExport(Gathering):
+class IptcExport(AtTheEnd):
     """Adds answers to IPTC:Keywords of the images. Takes none out: nothing would say whose they are.
 
     Only with `yes`; else the changes are shown.

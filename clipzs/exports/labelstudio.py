@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from clipzs.exports.common import Gathering, Settings, answers, named, relative, xml_text
+from clipzs.exports.common import AtTheEnd, Settings, answers, named, relative, xml_text
 from clipzs.output import check_writable, put_out, save
 from clipzs.results import Result
 from clipzs.writers import json_text
@@ -13,7 +13,7 @@ URL_PREFIX = "/data/local-files/?d="
 FROM_NAME, TO_NAME = "choice", "image"
 
 
-class LabelStudioExport(Gathering):
+class LabelStudioExport(AtTheEnd):
     """One task an image, with a prediction for each model and configuration that made a record of it, or a correction.
 
     An image without an answer is a task without a prediction. Labels have their white space in single spaces, since

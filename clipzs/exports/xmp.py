@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from clipzs.errors import UsageProblem
-from clipzs.exports.common import Gathering, Settings, is_everywhere, show
+from clipzs.exports.common import AtTheEnd, Settings, is_everywhere, show
 from clipzs.exports.keywords import Keywords, keywords
 from clipzs.exports.sidecar import Sidecar, SidecarError
 from clipzs.output import problem, write_whole
@@ -13,7 +13,7 @@ from clipzs.results import Result
 _LARGEST = 64_000_000  # bytes; those of darktable with many masks reach a few millions
 
 
-class XmpExport(Gathering):
+class XmpExport(AtTheEnd):
     """A sidecar an image, made or merged: answers in dc:subject and, in groups, in lr:hierarchicalSubject.
 
     Where several images share a sidecar (photo.jpg and photo.raw, named the Adobe way), it has the keywords of all.

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from clipzs.labels import Label, written
+from clipzs.labels import LEAST_WEIGHT, MOST_WEIGHT, Label, written
 from clipzs.serving.limits import Limits
 from clipzs.serving.models import Given
 from clipzs.serving.refusals import MALFORMED, OTHER_TYPE, REFUSED, TOO_LARGE, TOO_SLOW, Refusal
@@ -24,7 +24,7 @@ _LINE_SPARE = 100_000  # bytes of a line beside the image in it
 Said = TypeVar("Said", bound=BaseModel)
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=1e-6, le=1e6)]  # beyond that, averages are no numbers any more
+Weight = Annotated[float, Field(ge=LEAST_WEIGHT, le=MOST_WEIGHT)]
 
 
 class Body(BaseModel):
