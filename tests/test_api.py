@@ -180,6 +180,10 @@ def test_labels_are_words_labels_or_a_file(tmp_path):
         (["cat", Label("cat")], "given twice: cat"),
         (["cat", "\ud800"], "label '\\ud800' is not Unicode text"),
         ([Label("cat", aliases=("\udcff",)), "dog"], "label '\\udcff' is not Unicode text"),
+        (
+            ["cat", Label("dog", prompts=("a <>",), weights=(0.0,))],
+            "label 'dog' needs a weight for each of its 1 prompts, from 1e-6 to 1e6",
+        ),
         (Path("absent.yaml"), "absent.yaml: cannot be read: No such file or directory"),
     ],
 )

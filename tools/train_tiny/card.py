@@ -131,8 +131,8 @@ CARD = """# {name}
 
 A very small CLIP model for zero-shot image classification on a machine without a network. On pictures
 of the kind that it learned from, a car, a boat or a plane, a person or a dog are told apart nine times in
-ten, cats from dogs three times in four, 200 things from each other four times in ten; on other photos it is
-right less often: see the tables. For anything that matters use a model from the hub.
+ten, cats from dogs four times in five, 200 things from each other nine times in twenty; on other photos it
+is right less often: see the tables. For anything that matters use a model from the hub.
 
 | | |
 |---|---|
@@ -180,7 +180,7 @@ Pictures of these sets that a training picture looks like (grey 16x16 thumbnails
 {before}
 Within a set, pictures of some parents are listed more often than others: {often}.
 
-Image tower: Muon (AdamW for norms and biases), cosine to zero, batch {batch}, {sizes}; running average
+Image tower: Muon (AdamW for norms and biases), cosine to zero, batch {batch}, {schedule}; running average
 of the weights. Its targets are fixed text anchors: the class against all other labels and 1024 random
 vocabulary words, and one of its parents against everything that is not one; logits are offset by
 {balance} of the logarithm of how often a class or parent occurs, so that frequent ones are not preferred
@@ -223,6 +223,7 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--product", type=Path, required=True)
     made.add_argument("--image", default="image.pt", help="file in WORK: the image tower that was exported")
+    made.add_argument("--schedule", help="what was shown at which size, where its end was moved on the way")
     args = made.parse_args()
     report = json.loads((args.product / "eval.json").read_text())
     config = json.loads((args.product / f"{NAME}.json").read_text())
@@ -263,7 +264,7 @@ def main() -> None:
         passes=shown / total,
         sources=sources,
         batch=image["args"]["batch"],
-        sizes=sizes(image["args"]["sizes"]),
+        schedule=args.schedule or sizes(image["args"]["sizes"]),
         smallest=image["args"]["smallest"],
         blank=image["args"]["blank"],
         balance=BALANCE,
