@@ -15,7 +15,7 @@ from typing import Any
 
 from clipzs import records, yamlfile
 from clipzs.errors import LabelsError, RecordsError
-from clipzs.labels import LEAST_WEIGHT, MOST_WEIGHT, WEIGHT_RANGE, Label, Tuned, as_it_is, from_names, levels
+from clipzs.labels import WEIGHT_RANGE, Label, Tuned, as_it_is, from_names, is_weight, levels
 from clipzs.textfiles import read_text
 
 _KEYS = ("name", "aliases", "prompts", "group", "threshold", "weights")
@@ -254,7 +254,7 @@ def _weights(details: dict[str, Any], problem: _Problem, where: yamlfile.Path) -
     if value is None:
         return ()
     weights = [_parsed(one) for one in value] if isinstance(value, list) else []
-    found = [weight for weight in weights if weight is not None and LEAST_WEIGHT <= weight <= MOST_WEIGHT]
+    found = [weight for weight in weights if weight is not None and is_weight(weight)]
     prompts = details.get("prompts")
     wanted = len(prompts) if isinstance(prompts, list) else 0
     if not len(found) == len(weights) == wanted:

@@ -206,9 +206,13 @@ def _grouped(label: Label) -> bool:
     return right and len(set(groups)) == len(groups)
 
 
+def is_weight(value: float) -> bool:
+    """Whether a prompt may count so much."""
+    return LEAST_WEIGHT <= value <= MOST_WEIGHT
+
+
 def _weighs(label: Label) -> bool:
-    right = all(LEAST_WEIGHT <= weight <= MOST_WEIGHT for weight in label.weights)
-    return right and len(label.weights) in (0, len(label.prompts))
+    return len(label.weights) in (0, len(label.prompts)) and all(map(is_weight, label.weights))
 
 
 def _texts_of(label: Label) -> tuple[str, ...]:
