@@ -31,6 +31,10 @@ class Screen:
             except OSError:  # its last writer is gone
                 return
 
+    def answer(self, text: str) -> None:
+        """Send what a terminal says when it is asked."""
+        os.write(self._ours, text.encode())
+
     def shown(self) -> str:
         os.close(self.terminal)
         self._reader.join(PATIENCE_S)

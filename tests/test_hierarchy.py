@@ -46,7 +46,7 @@ def records(text: str) -> list[dict]:
 
 @pytest.fixture
 def only_together(run, tree):
-    """`only_together(*options)`: what cat and dog have together for the photo of a cat, and neither alone."""
+    """`only_together(*options)`: a sum that cat and dog reach for the photo of a cat, and no label alone."""
 
     def between(*options: str) -> float:
         plain = run("classify", PHOTOS[0], "--labels-file", tree, *TINY, "--json", "--decimals", 9, *options)

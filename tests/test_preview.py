@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from terminals import Screen
 
 pytest.importorskip("textual_image")
 
@@ -35,13 +36,14 @@ def shown(monkeypatch):
     def start(*arguments, answers, stdin=None, colours="truecolor"):
         monkeypatch.setenv("COLORTERM", colours)
         monkeypatch.setenv("TERM", "xterm-256color")
-        screen, terminal = os.openpty()
+        screen = Screen()
+        terminal = screen.terminal
         name = os.ttyname(terminal)
         settings = termios.tcgetattr(terminal)
         settings[3] &= ~termios.ECHO
         termios.tcsetattr(terminal, termios.TCSANOW, settings)
         ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, WIDTH, HEIGHT))
-        os.write(screen, answers.encode())  # before it is asked, so that it is in time however slow this machine is
+        screen.answer(answers)  # before it is asked, so that it is in time however slow this machine is
         process = subprocess.Popen(
             [sys.executable, "-c", START, name, *map(str, arguments)],
             stdin=terminal if stdin is None else subprocess.PIPE,
@@ -49,20 +51,13 @@ def shown(monkeypatch):
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        os.close(terminal)
         if stdin is not None:
             process.stdin.write(stdin)
             process.stdin.close()
-        sent = b""
-        try:
-            while block := os.read(screen, 1 << 16):
-                sent += block
-        except OSError:  # how Linux says that nobody has the terminal open any more
-            pass
-        os.close(screen)
+        sent = screen.shown()
         said = process.stderr.read().decode()
         process.stderr.close()
-        return process.wait(), sent.decode().replace("\r\n", "\n"), said
+        return process.wait(), sent, said
 
     return start
 

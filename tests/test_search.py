@@ -94,9 +94,13 @@ def test_what_is_wanted_and_what_is_not_make_one_query(run, index):
 
 
 def test_what_is_not_wanted_sinks(run):
-    assert names(run("search", "a cat", EXAMPLES, "--json", *TINY))[0] == "cat.jpg"
-    without = names(run("search", "a cat", EXAMPLES, "--not-like", EXAMPLES / "cat.jpg", "--json", *TINY))
-    assert "cat.jpg" in without[len(without) // 2 :]
+    before = hits(run("search", "a cat", EXAMPLES, "--json", *TINY))
+    after = hits(run("search", "a cat", EXAMPLES, "--not-like", EXAMPLES / "cat.jpg", "--json", *TINY))
+    scores = {hit["path"]: hit["score"] for hit in after}
+    fallen = [float(hit["score"]) - float(scores[hit["path"]]) for hit in before]
+    assert Path(str(before[0]["path"])).name == "cat.jpg"
+    assert "cat.jpg" in [Path(str(hit["path"])).name for hit in after[len(after) // 2 :]]
+    assert fallen[0] == max(fallen) > 0
 
 
 def test_words_may_be_a_name_that_is_there_and_with_like_a_name_that_is_there_is_a_path(run, tmp_path, monkeypatch):

@@ -322,7 +322,7 @@ def test_the_prompts_written_are_those_that_were_measured(run, tuned, classified
 
 def test_templates_that_mislead_are_dropped(tuned, tmp_path):
     words = ("red", "green", "blue", "white", "black", "old", "new", "big")
-    bad = [f"a {word} cat and a {word} rocket with <>" for word in words]
+    bad = [f"a cat, a {word} cat and a rocket with <>" for word in words]
     (tmp_path / "more").mkdir()
     folder = turned(tmp_path / "more", (0, 30, 60, 90, 120, 150, 180, 210, 270))
     options = [part for text in ("a photo of a <>.", *bad) for part in ("--template", text)]
@@ -330,7 +330,7 @@ def test_templates_that_mislead_are_dropped(tuned, tmp_path):
     evidence = values["tuned"]["evidence"]
     assert evidence["templates"]["high"] < 0
     assert evidence["gain"]["nll"]["high"] < 0
-    assert evidence["after"]["top1"]["value"] >= evidence["before"]["top1"]["value"]
+    assert evidence["after"]["top1"]["value"] > evidence["before"]["top1"]["value"]
     kept = values["labels"][0]["prompts"]
     assert "a photo of a <>." in kept
     assert len(kept) < 6
